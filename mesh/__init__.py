@@ -1,0 +1,1 @@
+"""The platform: what makes contracts into a running mesh of regions."""

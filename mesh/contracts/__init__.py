@@ -1,0 +1,1 @@
+"""Contracts: from a Protobuf descriptor set to a typed, linted model."""

@@ -1,0 +1,199 @@
+"""The typed contract: what the options say, without descriptors.
+
+Everything downstream (sidecars, runtime, replication, docs) reads these and never an option.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+
+@dataclass(frozen=True)
+class Location:
+    """A place in a proto file; `line` counts from 1."""
+
+    file: str
+    line: int
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}"
+
+
+class Role(Enum):
+    """What an end principal is, by its certificate."""
+
+    OPERATOR = "operator"
+    DEVICE = "device"
+    UNENROLLED = "unenrolled"
+
+
+class Locality(Enum):
+    """Which region's instance serves a call."""
+
+    NEAREST = "nearest"
+    LOCAL = "local"
+    PINNED = "pinned"
+
+
+class Idempotency(Enum):
+    """The standard `idempotency_level`."""
+
+    UNKNOWN = "unknown"
+    NO_SIDE_EFFECTS = "no side effects"
+    IDEMPOTENT = "idempotent"
+
+
+class Merge(Enum):
+    """Merge rules; the values are those of isthmus.options.v1.Merge and of the frame format."""
+
+    LATEST = 1
+    FIRST = 2
+    MAX = 3
+    MIN = 4
+    COUNTER = 5
+    BOUNDED_COUNTER = 6
+    SET = 7
+    MAP = 8
+    MESSAGE = 9
+    KEEP_BOTH = 10
+
+
+@dataclass(frozen=True)
+class Callers:
+    """Who may call a method; empty is nobody."""
+
+    workloads: frozenset[str] = frozenset()
+    roles: frozenset[Role] = frozenset()
+    peers: bool = False
+    any_workload: bool = False
+
+
+@dataclass(frozen=True)
+class Retry:
+    """How a failed call is repeated: attempts in all, seconds for each."""
+
+    attempts: int
+    per_try: float
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method; durations in seconds."""
+
+    service: str
+    name: str
+    request: str
+    response: str
+    client_streaming: bool
+    server_streaming: bool
+    callers: Callers
+    idempotency: Idempotency
+    locality: Locality
+    timeout: float | None
+    stream_max_age: float | None
+    retry: Retry | None
+    location: Location
+
+    @property
+    def path(self) -> str:
+        """The HTTP/2 path: ``/package.Service/Method``."""
+        return f"/{self.service}/{self.name}"
+
+    @property
+    def streaming(self) -> bool:
+        """Whether either side streams."""
+        return self.client_streaming or self.server_streaming
+
+
+EVERY_WORKLOAD = "*"
+
+
+@dataclass(frozen=True)
+class Service:
+    """One service and the workload that serves it (`*`: every workload)."""
+
+    name: str
+    workload: str
+    group: str | None
+    owner: str
+    runbook: str
+    methods: tuple[Method, ...]
+    location: Location
+
+
+@dataclass(frozen=True)
+class Field:
+    """A replicated field.
+
+    `path` holds the field numbers from the entity down; `order_by` the paths, inside the field's
+    message, of the fields that order a MAX or MIN. `fields` is filled for MESSAGE only.
+    """
+
+    name: str
+    number: int
+    path: tuple[int, ...]
+    merge: Merge
+    order_by: tuple[str, ...] = ()
+    fields: tuple[Field, ...] = ()
+
+
+@dataclass(frozen=True)
+class Entity:
+    """A replicated message."""
+
+    name: str
+    group: str
+    key: str
+    key_number: int
+    history: bool
+    fields: tuple[Field, ...]
+    location: Location
+
+
+@dataclass(frozen=True)
+class Contract:
+    """All services and entities of one descriptor set; `digest` is SHA-256 over what they say."""
+
+    services: Mapping[str, Service]
+    entities: Mapping[str, Entity]
+    digest: bytes = b""
+    group_digests: Mapping[str, bytes] = field(default_factory=dict)
+
+    def methods(self) -> Iterator[Method]:
+        """Every method, by service and in the order of the proto."""
+        for service in self.services.values():
+            yield from service.methods
+
+    def workloads(self) -> tuple[str, ...]:
+        """The names of all workloads that serve something, sorted."""
+        names = {service.workload for service in self.services.values()}
+        return tuple(sorted(names - {EVERY_WORKLOAD}))
+
+    def group_of(self, workload: str) -> str | None:
+        """The replication group that a workload owns."""
+        for service in self.services.values():
+            if service.workload == workload and service.group:
+                return service.group
+        return None
+
+    def served_by(self, workload: str) -> tuple[Service, ...]:
+        """The services of a workload, those that every workload serves included.
+
+        `LinkService` and `FeedService` are served by owners of a group alone.
+        """
+        owns_group = self.group_of(workload) is not None
+        return tuple(
+            service
+            for service in self.services.values()
+            if service.workload == workload
+            or (
+                service.workload == EVERY_WORKLOAD
+                and (owns_group or not service.name.startswith("isthmus.replication."))
+            )
+        )
+
+    def group_entities(self, group: str) -> tuple[Entity, ...]:
+        """The entities that a group holds, by name."""
+        return tuple(e for _, e in sorted(self.entities.items()) if e.group == group)

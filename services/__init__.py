@@ -1,0 +1,1 @@
+"""The system that the platform runs: the control plane of live media."""
