@@ -46,7 +46,7 @@ class Region:
     """A region: one host and a block of `PORTS_PER_REGION` ports from `base_port`.
 
     +0 the edge, +1 enrolment, +10 + i the inbound listener of workload i, and
-    +20 + 10 × p + i the way to listener i of peer p.
+    +20 + 10 p + i the way to listener i of peer p.
     """
 
     name: str
