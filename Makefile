@@ -1,0 +1,78 @@
+# Two commands do all on a fresh machine: `make demo` and `make test`. `make help` lists the rest.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+# The end-to-end tests run whole meshes: more workers than cores make them slow, not fast.
+WORKERS ?= 2
+
+.PHONY: help setup up down demo test lint unit e2e generate breaking baseline format bench clean
+
+help: ## Lists the targets
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+setup: $(READY) ## Creates .venv with pinned, hashed dependencies
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+	  { echo "Isthmus needs Python 3.11 or newer as '$(PYTHON)': apt-get install python3"; exit 2; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+	  { echo "Python's venv module is missing: apt-get install python3-venv"; exit 2; }
+	@command -v setpriv >/dev/null || \
+	  { echo "setpriv is missing: apt-get install util-linux"; exit 2; }
+	@echo "Preparing $(VENV) (once, about a minute)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(PY) -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(PY) -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
+
+up: $(READY) ## Runs all regions of mesh.yaml until Ctrl-C
+	@$(VENV)/bin/isthmus up
+
+down: $(READY) ## Stops what `make up` started
+	@$(VENV)/bin/isthmus down
+
+demo: $(READY) ## Runs the whole story in three regions and prints what it measured
+	@$(VENV)/bin/isthmus demo
+
+test: lint unit e2e ## Everything that must hold
+
+lint: $(READY) ## Style, types, layers, contracts, generated code
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(PY) -m mesh.contracts.generate --check
+	$(PY) -m mesh.contracts.table --check
+	$(VENV)/bin/buf lint build/contracts.buf.binpb --config buf.yaml
+	$(MAKE) --no-print-directory breaking
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+unit: $(READY) ## Pure tests and properties
+	$(PY) -m pytest -n $(WORKERS) tests -m 'not e2e'
+
+e2e: $(READY) ## Real processes: Envoy, SQLite, ffmpeg
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile tests -m e2e
+
+generate: $(READY) ## Writes gen/ and the generated docs from proto/
+	$(PY) -m mesh.contracts.generate
+	$(PY) -m mesh.contracts.table
+
+breaking: $(READY) ## Compares proto/ with the contracts of the last release
+	@$(PY) -m mesh.contracts.generate --check
+	$(VENV)/bin/buf breaking build/contracts.buf.binpb --against tests/compat/baseline.binpb --config buf.yaml
+
+baseline: $(READY) ## At a release: makes today's contracts the ones to stay compatible with
+	$(PY) -m mesh.contracts.generate --check
+	cp build/contracts.buf.binpb tests/compat/baseline.binpb
+
+format: $(READY) ## Formats the code
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+bench: $(READY) ## Measures and writes build/bench/*.json
+	$(PY) -m tests.bench
+
+clean: ## Removes what can be made again
+	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis
