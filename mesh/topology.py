@@ -113,9 +113,7 @@ class Topology:
         found = self.region(source)
         peer = self.region_names.index(target)
         listener = 0 if workload == EDGE else 1 + self.workloads.index(workload)
-        return Address(
-            found.host, found.base_port + _WAN_OFFSET + _WAN_STRIDE * peer + listener
-        )
+        return Address(found.host, found.base_port + _WAN_OFFSET + _WAN_STRIDE * peer + listener)
 
 
 def load(path: Path) -> Topology:
@@ -186,10 +184,7 @@ class _Reader:
             for other in regions:
                 if other.name == name:
                     raise self._error(f"{where}.name", f"{name!r} is there twice")
-                if (
-                    other.host == region.host
-                    and abs(other.base_port - port) < PORTS_PER_REGION
-                ):
+                if other.host == region.host and abs(other.base_port - port) < PORTS_PER_REGION:
                     raise self._error(
                         f"{where}.base_port",
                         f"overlaps {other.name}: a region takes {PORTS_PER_REGION} ports",

@@ -18,6 +18,10 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 @pytest.hookimpl(trylast=True)
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """With ISTHMUS_NO_SKIPS a skipped test is a failure: CI has every tool that the tests use."""
-    if os.environ.get("ISTHMUS_NO_SKIPS") and _skipped and not hasattr(session.config, "workerinput"):
+    if (
+        os.environ.get("ISTHMUS_NO_SKIPS")
+        and _skipped
+        and not hasattr(session.config, "workerinput")
+    ):
         print("\nskipped, and ISTHMUS_NO_SKIPS is set: " + ", ".join(_skipped))
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
