@@ -1,0 +1,114 @@
+"""The identity folder: certificate, key and roots, replaced together or not at all.
+
+    tls.crt -> ..data/tls.crt        leaf, then its issuers below the root
+    tls.key -> ..data/tls.key        mode 0600
+    trust.crt -> ..data/trust.crt    the roots
+    ..data -> ..<generation>/        swapped by one rename
+
+This is how Kubernetes mounts secrets, and what Envoy's `watched_directory` watches for: a reader
+never sees a certificate with another generation's key.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from cryptography import x509
+
+from mesh.identity import keys
+from mesh.identity.errors import IdentityFolderError
+
+CERTIFICATE = "tls.crt"
+KEY = "tls.key"
+TRUST = "trust.crt"
+_DATA = "..data"
+_GENERATION = "..g-"
+
+
+@dataclass(frozen=True)
+class Held:
+    """What a folder holds."""
+
+    spiffe_id: str
+    not_before: datetime
+    not_after: datetime
+    chain_pem: bytes
+    key_pem: bytes
+    trust_pem: bytes
+
+    @property
+    def half_life(self) -> datetime:
+        """When to rotate: halfway between beginning and end."""
+        return self.not_before + (self.not_after - self.not_before) / 2
+
+
+def write(folder: Path, chain_pem: bytes, key_pem: bytes, trust_pem: bytes) -> None:
+    """Makes these the folder's identity. The key of the generation before is removed.
+
+    On disk before it returns; at every moment a reader finds one whole generation.
+    """
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    generation = folder / f"{_GENERATION}{secrets.token_hex(8)}"
+    generation.mkdir(mode=0o700)
+    _write(generation / CERTIFICATE, chain_pem, 0o644)
+    _write(generation / KEY, key_pem, 0o600)
+    _write(generation / TRUST, trust_pem, 0o644)
+    _sync(generation)
+    _link(folder, _DATA, generation.name)
+    for name in (CERTIFICATE, KEY, TRUST):
+        if not (folder / name).is_symlink():
+            _link(folder, name, f"{_DATA}/{name}")
+    _sync(folder)
+    for old in folder.glob(f"{_GENERATION}*"):
+        if old.name != generation.name:
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def read(folder: Path) -> Held:
+    """The folder's identity. Raises `IdentityFolderError` if there is none or it is damaged."""
+    try:
+        # Through one resolved generation: a rotation meanwhile must not mix two.
+        data = (folder / _DATA).resolve(strict=True)
+        chain, key, trust = ((data / name).read_bytes() for name in (CERTIFICATE, KEY, TRUST))
+        leaf = x509.load_pem_x509_certificate(chain)
+        if keys.read_key(key).public_key() != leaf.public_key():
+            raise ValueError("the key is not the certificate's")
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        uris = names.get_values_for_type(x509.UniformResourceIdentifier)
+        if len(uris) != 1:
+            raise ValueError("the certificate names no SPIFFE ID")
+    except FileNotFoundError:
+        raise IdentityFolderError(f"{folder} holds no identity yet") from None
+    except (OSError, ValueError, x509.ExtensionNotFound) as error:
+        raise IdentityFolderError(
+            f"{folder} is damaged ({error}): delete it, and a new identity is made at the next start"
+        ) from None
+    return Held(uris[0], leaf.not_valid_before_utc, leaf.not_valid_after_utc, chain, key, trust)
+
+
+def _write(path: Path, content: bytes, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _link(folder: Path, name: str, target: str) -> None:
+    fresh = folder / f"{name}.new"
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(folder / name)
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
