@@ -226,7 +226,10 @@ class Assignment(_message.Message):
     REASON_FIELD_NUMBER: _builtins.int
     PREVIOUS_DEVICE_ID_FIELD_NUMBER: _builtins.int
     epoch: _builtins.int
-    """Higher than that of every assignment that the deciding region knew."""
+    """Higher than that of every assignment that the deciding region knew. The first of a channel is
+    the milliseconds since 1970, so that a channel that is deleted and created again starts above
+    what devices remember of its former self.
+    """
     region: _builtins.str
     """The region that decided."""
     device_id: _builtins.str

@@ -185,9 +185,14 @@ class Run(_message.Message):
     REGION_FIELD_NUMBER: _builtins.int
     SOURCE_FIELD_NUMBER: _builtins.int
     PROFILE_FIELD_NUMBER: _builtins.int
+    PREVIOUS_DEVICE_ID_FIELD_NUMBER: _builtins.int
     channel_id: _builtins.str
     epoch: _builtins.int
     region: _builtins.str
+    previous_device_id: _builtins.str
+    """The device that had the channel before; empty if it starts. With it the device measures how
+    much picture the takeover lost.
+    """
     @_builtins.property
     def source(self) -> _channel_pb2.Source: ...
     @_builtins.property
@@ -200,10 +205,11 @@ class Run(_message.Message):
         region: _builtins.str = ...,
         source: _channel_pb2.Source | None = ...,
         profile: _channel_pb2.Profile | None = ...,
+        previous_device_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["profile", b"profile", "source", b"source"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_id", b"channel_id", "epoch", b"epoch", "profile", b"profile", "region", b"region", "source", b"source"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["channel_id", b"channel_id", "epoch", b"epoch", "previous_device_id", b"previous_device_id", "profile", b"profile", "region", b"region", "source", b"source"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
