@@ -1,0 +1,55 @@
+"""Replication between regions: a group of entities that every region reads and writes alone."""
+
+from mesh.replication.core.clocks import Origin
+from mesh.replication.errors import (
+    AlreadyExists,
+    GroupClosed,
+    NotFound,
+    NotReplicated,
+    OriginChanged,
+    ReplicationError,
+    RequestIdReused,
+    StoreError,
+    StoreFull,
+    WatcherTooSlow,
+    WriteError,
+    WriteNotStored,
+)
+from mesh.replication.views import (
+    Batch,
+    ChangeRecord,
+    EntityChange,
+    LastChange,
+    Reach,
+    ReachChanged,
+    Snapshot,
+    View,
+    WatchEvent,
+    WriteContext,
+)
+
+__all__ = [
+    "AlreadyExists",
+    "Batch",
+    "ChangeRecord",
+    "EntityChange",
+    "GroupClosed",
+    "LastChange",
+    "NotFound",
+    "NotReplicated",
+    "Origin",
+    "OriginChanged",
+    "Reach",
+    "ReachChanged",
+    "ReplicationError",
+    "RequestIdReused",
+    "Snapshot",
+    "StoreError",
+    "StoreFull",
+    "View",
+    "WatchEvent",
+    "WatcherTooSlow",
+    "WriteContext",
+    "WriteError",
+    "WriteNotStored",
+]

@@ -1,0 +1,65 @@
+"""Why a frame or a link is refused. Each knows the reason that goes to the peer."""
+
+from __future__ import annotations
+
+from isthmus.replication.v1 import link_pb2
+
+
+class ReplicationError(Exception):
+    """Anything that replication raises on purpose."""
+
+
+class LinkFault(ReplicationError):
+    """A link cannot go on. `remedy` says what an operator should do."""
+
+    reason: link_pb2.LinkErrorReason = link_pb2.LINK_ERROR_REASON_UNSPECIFIED
+    remedy = "read the log of both regions"
+
+
+class HistoryTruncated(LinkFault):
+    """A change is missing between what is here and what came next."""
+
+    reason = link_pb2.LINK_ERROR_REASON_HISTORY_TRUNCATED
+    remedy = "start the region that lacks the history from another region's copy"
+
+
+class ChainBroken(LinkFault):
+    """A frame does not follow from the one before it, or is damaged."""
+
+    reason = link_pb2.LINK_ERROR_REASON_CHAIN_BROKEN
+    remedy = "find the region whose journal differs from the others and rebuild its store"
+
+
+class WrongGroup(LinkFault):
+    """The two ends speak of different groups."""
+
+    reason = link_pb2.LINK_ERROR_REASON_WRONG_GROUP
+    remedy = "look at the route between the regions: it leads to another workload"
+
+
+class WrongRegion(LinkFault):
+    """The peer claims a region that it cannot be."""
+
+    reason = link_pb2.LINK_ERROR_REASON_WRONG_REGION
+    remedy = "look at the route between the regions, and at the certificates of both ends"
+
+
+class FormatUnknown(LinkFault):
+    """A frame's format, or a merge rule in it, is not known to this version."""
+
+    reason = link_pb2.LINK_ERROR_REASON_FORMAT_UNKNOWN
+    remedy = "upgrade the region that runs the older version"
+
+
+class ClockAhead(LinkFault):
+    """A frame comes from the future."""
+
+    reason = link_pb2.LINK_ERROR_REASON_CLOCK_AHEAD
+    remedy = "set the clock of the region whose time is wrong"
+
+
+class RestoredBackup(LinkFault):
+    """A peer knows more of this region than the region itself."""
+
+    reason = link_pb2.LINK_ERROR_REASON_RESTORED_BACKUP
+    remedy = "none needed: the region takes a new incarnation and fetches what it lost"

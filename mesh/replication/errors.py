@@ -1,0 +1,123 @@
+"""What can go wrong in replication.
+
+    ReplicationError
+    ├── WriteError                 the caller's write was not taken; nothing of it is visible
+    │   ├── AlreadyExists          `create` of an entity that lives
+    │   ├── NotFound               a change of an entity that does not live
+    │   ├── NotReplicated          no such entity, field or rule in the group's contract
+    │   ├── RequestIdReused        a request id came back with another request
+    │   ├── WriteTooLarge          one write does not fit a frame
+    │   ├── OriginChanged          the region took a new incarnation under the write: try again
+    │   ├── WriteNotStored         the store could not take it
+    │   └── GroupClosed            the group is closing or closed
+    ├── StoreError                 the store itself
+    │   ├── StoreFull              no space left; reads go on
+    │   ├── StoreCorrupt           what it holds is damaged
+    │   ├── StoreTooNew            a newer version of Isthmus wrote it
+    │   ├── StoreMismatch          it belongs to another group or region
+    │   ├── StoreLocked            another process has it open
+    │   └── StoreBroken            it failed in a way that leaves its last commit in doubt
+    ├── SchemaError                the contract's entities cannot be replicated
+    └── WatcherTooSlow             a watcher did not keep up: watch again
+
+The core's own errors (`mesh.replication.core.errors`) say why a frame or a link is refused; they
+are kinds of `ReplicationError` as well.
+"""
+
+from __future__ import annotations
+
+from mesh.replication.core.errors import ReplicationError
+
+__all__ = [
+    "AlreadyExists",
+    "GroupClosed",
+    "NotFound",
+    "NotReplicated",
+    "OriginChanged",
+    "ReplicationError",
+    "RequestIdReused",
+    "SchemaError",
+    "StoreBroken",
+    "StoreCorrupt",
+    "StoreError",
+    "StoreFull",
+    "StoreLocked",
+    "StoreMismatch",
+    "StoreTooNew",
+    "WatcherTooSlow",
+    "WriteError",
+    "WriteNotStored",
+    "WriteTooLarge",
+]
+
+
+class WriteError(ReplicationError):
+    """The caller's write was not taken; nothing of it is visible anywhere."""
+
+
+class AlreadyExists(WriteError):
+    """`create` of an entity that lives."""
+
+
+class NotFound(WriteError):
+    """A change of an entity that does not live."""
+
+
+class NotReplicated(WriteError):
+    """The group's contract has no such entity or field, or its rule does not take this change."""
+
+
+class RequestIdReused(WriteError):
+    """A request id came back with another request: repeat a request unchanged, or take a new id."""
+
+
+class WriteTooLarge(WriteError):
+    """One write does not fit a frame: split it."""
+
+
+class OriginChanged(WriteError):
+    """The region took a new incarnation while the write was in flight; try again."""
+
+
+class WriteNotStored(WriteError):
+    """The store could not take the write; `__cause__` says why."""
+
+
+class GroupClosed(WriteError):
+    """The group is closing or closed."""
+
+
+class StoreError(ReplicationError):
+    """The store cannot do what was asked."""
+
+
+class StoreFull(StoreError):
+    """No space is left. Writes fail and reads go on; writes work again once there is space."""
+
+
+class StoreCorrupt(StoreError):
+    """What the store holds is damaged: move it away, and the region fetches all from its peers."""
+
+
+class StoreTooNew(StoreError):
+    """A newer version of Isthmus wrote the store: run that version."""
+
+
+class StoreMismatch(StoreError):
+    """The store belongs to another group or region: look at the folder that was named."""
+
+
+class StoreLocked(StoreError):
+    """Another process has the store open: a group has one writer in each region."""
+
+
+class StoreBroken(StoreError):
+    """The store failed in a way that leaves its last commit in doubt: restart the process."""
+
+
+class SchemaError(ReplicationError):
+    """The contract's entities cannot be replicated; the message names field and remedy."""
+
+
+class WatcherTooSlow(ReplicationError):
+    """A watcher did not keep up with the changes: watch again, from a fresh snapshot."""

@@ -1,0 +1,110 @@
+"""What the façade hands out and takes: plain values, no machinery."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from google.protobuf.message import Message
+
+from mesh.replication.core.clocks import Origin, Vector
+
+
+@dataclass(frozen=True)
+class WriteContext:
+    """What a write carries: who asked for it, under which trace, as which operation.
+
+    With a `request_id` the write's result is kept for a day under (actor, method, request_id), and
+    a repeat returns it. `request_digest` tells a repeat from another request under the same id.
+    """
+
+    actor: str
+    trace_parent: str = ""
+    request_id: str = ""
+    method: str = ""
+    request_digest: bytes = b""
+
+
+@dataclass(frozen=True)
+class LastChange:
+    """Who changed an entity last, from where, and when (milliseconds since 1970)."""
+
+    actor: str
+    origin: Origin
+    time_ms: int
+
+
+@dataclass(frozen=True)
+class View:
+    """An entity as this region sees it; `value` is its serialized message, empty if deleted."""
+
+    type: str
+    key: str
+    generation: int
+    deleted: bool
+    created_ms: int
+    last_change: LastChange
+    value: bytes
+    message_class: type[Message] = field(repr=False, compare=False)
+
+    @cached_property
+    def message(self) -> Message:
+        """The entity, parsed once and shared: do not change it. Empty if deleted."""
+        return self.message_class.FromString(self.value)
+
+
+@dataclass(frozen=True)
+class EntityChange:
+    """An entity that changed: how it was (None if it was never seen) and how it is."""
+
+    old: View | None
+    new: View
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Whether a region is heard, and when it was last (milliseconds since 1970; None: never)."""
+
+    reachable: bool
+    last_heard_ms: int | None
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Every living entity that is watched, by type and key. Comes first, and again after a gap."""
+
+    entities: tuple[View, ...]
+    reach: Mapping[str, Reach]
+    vector: Vector
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Entities that became visible together."""
+
+    changes: tuple[EntityChange, ...]
+
+
+@dataclass(frozen=True)
+class ReachChanged:
+    """How the group's regions stand now."""
+
+    reach: Mapping[str, Reach]
+
+
+WatchEvent = Snapshot | Batch | ReachChanged
+
+
+@dataclass(frozen=True)
+class ChangeRecord:
+    """One change in an entity's history. `fields` names what it wrote; empty if it deleted."""
+
+    actor: str
+    origin: Origin
+    time_ms: int
+    generation: int
+    fields: tuple[str, ...]
+    deleted: bool
+    trace_parent: str
+    request_id: str
