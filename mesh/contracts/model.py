@@ -128,7 +128,8 @@ class Field:
     """A replicated field.
 
     `path` holds the field numbers from the entity down; `order_by` the paths, inside the field's
-    message, of the fields that order a MAX or MIN. `fields` is filled for MESSAGE only.
+    message, of the fields that order a MAX or MIN. `fields` is filled for MESSAGE only. `type` is
+    the full name of its message or enum, or a scalar's keyword such as `int64`.
     """
 
     name: str
@@ -137,6 +138,8 @@ class Field:
     merge: Merge
     order_by: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
+    type: str = ""
+    repeated: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,212 @@
+"""From a schema that the rules accepted to the typed contract, and its digests."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from google.protobuf import descriptor_pb2, duration_pb2
+from isthmus.options.v1 import options_pb2
+
+from mesh.contracts.model import (
+    Callers,
+    Contract,
+    Entity,
+    Field,
+    Idempotency,
+    Locality,
+    Merge,
+    Method,
+    Retry,
+    Role,
+    Service,
+)
+from mesh.contracts.schema import MessageNode, MethodNode, Schema, ServiceNode
+
+_ROLES = {
+    options_pb2.ROLE_OPERATOR: Role.OPERATOR,
+    options_pb2.ROLE_DEVICE: Role.DEVICE,
+    options_pb2.ROLE_UNENROLLED: Role.UNENROLLED,
+}
+_LOCALITIES = {
+    options_pb2.LOCALITY_UNSPECIFIED: Locality.LOCAL,
+    options_pb2.LOCALITY_NEAREST: Locality.NEAREST,
+    options_pb2.LOCALITY_LOCAL: Locality.LOCAL,
+    options_pb2.LOCALITY_PINNED: Locality.PINNED,
+}
+_IDEMPOTENCY = {
+    descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN: Idempotency.UNKNOWN,
+    descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS: Idempotency.NO_SIDE_EFFECTS,
+    descriptor_pb2.MethodOptions.IDEMPOTENT: Idempotency.IDEMPOTENT,
+}
+
+
+def build(schema: Schema) -> Contract:
+    """The contract that a schema declares. The schema must have no findings."""
+    services = {name: _service(node) for name, node in sorted(schema.services.items())}
+    entities = {
+        node.name: _entity(schema, node)
+        for node in sorted(schema.entities(), key=lambda node: node.name)
+    }
+    groups = sorted({entity.group for entity in entities.values()})
+    group_digests = {
+        group: _digest([_entity_terms(e) for e in entities.values() if e.group == group])
+        for group in groups
+    }
+    terms = {
+        "services": [_service_terms(service) for service in services.values()],
+        "entities": [_entity_terms(entity) for entity in entities.values()],
+    }
+    return Contract(services, entities, _digest(terms), group_digests)
+
+
+def seconds(duration: duration_pb2.Duration) -> float:
+    """A duration in seconds."""
+    return duration.seconds + duration.nanos / 1e9
+
+
+def _service(node: ServiceNode) -> Service:
+    contract = node.contract
+    return Service(
+        name=node.name,
+        workload=contract.workload,
+        group=contract.group or None,
+        owner=contract.owner,
+        runbook=contract.runbook,
+        methods=tuple(_method(method) for method in node.methods),
+        location=node.source.at(),
+    )
+
+
+def _method(node: MethodNode) -> Method:
+    contract, proto = node.contract, node.proto
+    retry = contract.retry
+    return Method(
+        service=node.service.name,
+        name=proto.name,
+        request=proto.input_type.lstrip("."),
+        response=proto.output_type.lstrip("."),
+        client_streaming=proto.client_streaming,
+        server_streaming=proto.server_streaming,
+        callers=Callers(
+            workloads=frozenset(contract.callers.workloads),
+            roles=frozenset(_ROLES[role] for role in contract.callers.roles),
+            peers=contract.callers.peers,
+            any_workload=contract.callers.any_workload,
+        ),
+        idempotency=_IDEMPOTENCY[proto.options.idempotency_level],
+        locality=_LOCALITIES[contract.locality],
+        timeout=seconds(contract.timeout) if contract.HasField("timeout") else None,
+        stream_max_age=(
+            seconds(contract.stream_max_age) if contract.HasField("stream_max_age") else None
+        ),
+        retry=(
+            Retry(retry.attempts, seconds(retry.per_try)) if contract.HasField("retry") else None
+        ),
+        location=node.source.at(),
+    )
+
+
+def _entity(schema: Schema, node: MessageNode) -> Entity:
+    contract = node.entity
+    assert contract is not None  # noqa: S101 - `Schema.entities` yields nothing else
+    key = node.field(contract.key)
+    assert key is not None  # noqa: S101 - a rule refuses an entity without its key
+    return Entity(
+        name=node.name,
+        group=contract.group,
+        key=contract.key,
+        key_number=key.proto.number,
+        history=contract.history,
+        fields=_fields(schema, node, (), skip=contract.key),
+        location=node.source.at(),
+    )
+
+
+def _fields(
+    schema: Schema, node: MessageNode, above: tuple[int, ...], skip: str = ""
+) -> tuple[Field, ...]:
+    fields = []
+    for item in node.fields:
+        if item.name == skip or item.contract is None:
+            continue
+        merge = Merge(item.contract.merge)
+        path = (*above, item.proto.number)
+        fields.append(
+            Field(
+                name=item.name,
+                number=item.proto.number,
+                path=path,
+                merge=merge,
+                order_by=tuple(item.contract.order_by),
+                fields=(
+                    _fields(schema, schema.messages[item.type], path)
+                    if merge is Merge.MESSAGE
+                    else ()
+                ),
+                type=item.type,
+                repeated=item.repeated,
+            )
+        )
+    return tuple(fields)
+
+
+def _service_terms(service: Service) -> Mapping[str, Any]:
+    return {
+        "name": service.name,
+        "workload": service.workload,
+        "group": service.group,
+        "owner": service.owner,
+        "runbook": service.runbook,
+        "methods": [_method_terms(method) for method in service.methods],
+    }
+
+
+def _method_terms(method: Method) -> Mapping[str, Any]:
+    return {
+        "name": method.name,
+        "request": method.request,
+        "response": method.response,
+        "streaming": [method.client_streaming, method.server_streaming],
+        "callers": {
+            "workloads": sorted(method.callers.workloads),
+            "roles": sorted(role.value for role in method.callers.roles),
+            "peers": method.callers.peers,
+            "any_workload": method.callers.any_workload,
+        },
+        "idempotency": method.idempotency.value,
+        "locality": method.locality.value,
+        "timeout": method.timeout,
+        "stream_max_age": method.stream_max_age,
+        "retry": [method.retry.attempts, method.retry.per_try] if method.retry else None,
+    }
+
+
+def _entity_terms(entity: Entity) -> Mapping[str, Any]:
+    return {
+        "name": entity.name,
+        "group": entity.group,
+        "key": entity.key_number,
+        "history": entity.history,
+        "fields": [_field_terms(field) for field in entity.fields],
+    }
+
+
+def _field_terms(field: Field) -> Mapping[str, Any]:
+    # Without the name: it is not on the wire, so a rename changes nothing that is replicated.
+    return {
+        "path": list(field.path),
+        "type": field.type,
+        "repeated": field.repeated,
+        "merge": field.merge.value,
+        "order_by": list(field.order_by),
+        "fields": [_field_terms(inner) for inner in field.fields],
+    }
+
+
+def _digest(terms: Any) -> bytes:
+    """SHA-256 of the terms as JSON with sorted keys and no spaces (the form of RFC 8785)."""
+    text = json.dumps(terms, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).digest()
