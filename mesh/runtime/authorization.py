@@ -1,0 +1,61 @@
+"""Whether a principal may call a method: the contract's answer, and where it stands.
+
+The sidecars enforce the same before a call arrives. This is the last of three checks, so that an
+application is never more open than its sidecar, however that was configured.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from mesh.contracts import Contract, exceptions
+from mesh.contracts.model import Callers
+from mesh.runtime.errors import PermissionDenied
+from mesh.runtime.principal import Principal
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Who may call one method (by its HTTP/2 path), and where that is said."""
+
+    path: str
+    callers: Callers
+    location: str
+
+
+def rules(contract: Contract, workload: str) -> Mapping[str, Rule]:
+    """The rule of each method that instances of a workload serve, by its path."""
+    declared = {
+        method.path: Rule(method.path, method.callers, str(method.location))
+        for service in contract.served_by(workload)
+        for method in service.methods
+    }
+    excepted = {
+        path: Rule(path, exception.callers, exceptions.__name__)
+        for exception in exceptions.CALLS
+        for path in exception.paths
+    }
+    return declared | excepted
+
+
+def permits(callers: Callers, principal: Principal, workload: str, region: str) -> bool:
+    """Whether `callers` of a method served by `workload` in `region` include the principal."""
+    if principal.kind != "workload":
+        return any(role.value == principal.kind for role in callers.roles)
+    if callers.any_workload or principal.name in callers.workloads:
+        return True
+    return callers.peers and principal.name == workload and principal.region != region
+
+
+def authorize(rule: Rule, principal: Principal, workload: str, region: str) -> None:
+    """Raises `PermissionDenied`, naming the place in the contract that decides."""
+    if permits(rule.callers, principal, workload, region):
+        return
+    method = rule.path[1:]
+    raise PermissionDenied(
+        f"{principal} is not in the contract of {method} ({rule.location}):"
+        " add it to `callers` there if it should be",
+        reason="CALLER_NOT_IN_CONTRACT",
+        metadata={"method": method, "location": rule.location, "principal": str(principal)},
+    )

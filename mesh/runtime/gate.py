@@ -1,0 +1,194 @@
+"""The one server interceptor: every call passes it before its method runs.
+
+Principal, then authorization, then the values of each request message; afterwards errors become
+statuses, and the call is logged and counted.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from time import perf_counter
+from typing import Any
+
+import grpc
+import structlog
+from google.protobuf.message import Message
+from opentelemetry import metrics
+
+from mesh.replication import ReplicationError
+from mesh.runtime.authorization import Rule, authorize
+from mesh.runtime.context import Call, current, trace_parent
+from mesh.runtime.errors import InvalidArgument, RpcError, Unauthenticated, abort
+from mesh.runtime.principal import UNENROLLED, Principal, UntrustedCaller, from_header
+from mesh.runtime.values import Validation
+from mesh.runtime.write_errors import from_replication
+
+HEALTH = "/grpc.health.v1.Health/"
+_log = structlog.get_logger("isthmus.rpc")
+_duration = metrics.get_meter("isthmus").create_histogram(
+    "isthmus_rpc_server_duration", unit="s", description="From the first byte to the status."
+)
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    """Admits calls to the methods of one instance."""
+
+    def __init__(
+        self, rules: Mapping[str, Rule], workload: str, region: str, trust_domain: str
+    ) -> None:
+        self._rules = rules
+        self._workload = workload
+        self._region = region
+        self._trust_domain = trust_domain
+        self._validation = Validation()
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wraps the handler of one call, whichever of the four kinds it is."""
+        handler = await continuation(details)
+        if handler is None or details.method.startswith(HEALTH):
+            # Health says nothing that a caller of its socket may not know, and the sidecar's own
+            # check comes without a principal.
+            return handler
+        header = ",".join(
+            str(value)
+            for key, value in details.invocation_metadata or ()
+            if key == "x-forwarded-client-cert"
+        )
+        if handler.response_streaming:
+            kind = (
+                grpc.stream_stream_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_stream_rpc_method_handler
+            )
+            behavior = self._streamed(handler, details.method, header)
+        else:
+            kind = (
+                grpc.stream_unary_rpc_method_handler
+                if handler.request_streaming
+                else grpc.unary_unary_rpc_method_handler
+            )
+            behavior = self._answered(handler, details.method, header)
+        return kind(behavior, handler.request_deserializer, handler.response_serializer)
+
+    def _answered(self, handler: Any, method: str, header: str) -> Callable[..., Any]:
+        inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
+
+        async def behavior(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with self._call(method, header, context):
+                return await inner(self._checked(request), context)
+
+        return behavior
+
+    def _streamed(self, handler: Any, method: str, header: str) -> Callable[..., Any]:
+        inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
+
+        async def generator(
+            request: Any, context: grpc.aio.ServicerContext[Any, Any]
+        ) -> AsyncIterator[Any]:
+            async with self._call(method, header, context):
+                async for response in inner(self._checked(request), context):
+                    yield response
+
+        async def writer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
+            async with self._call(method, header, context):
+                await inner(self._checked(request), context)
+
+        return generator if inspect.isasyncgenfunction(inner) else writer
+
+    def _checked(self, request: Any) -> Any:
+        if isinstance(request, Message):
+            self._check(request)
+            return request
+        return self._each_checked(request)
+
+    async def _each_checked(self, requests: AsyncIterable[Message]) -> AsyncIterator[Message]:
+        async for request in requests:
+            self._check(request)
+            yield request
+
+    def _check(self, request: Message) -> None:
+        violations = self._validation.violations(request)
+        if violations:
+            raise InvalidArgument.fields(violations)
+
+    @asynccontextmanager
+    async def _call(
+        self, method: str, header: str, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[None]:
+        started = perf_counter()
+        principal: Principal | None = None
+        code = grpc.StatusCode.OK
+        try:
+            principal = self._admit(method, header)
+            # Never reset: each call is a task, and so a context, of its own.
+            current.set(Call(method, principal))
+            yield
+        except RpcError as error:
+            code = error.code
+            await abort(context, error)
+        except ReplicationError as error:
+            answer = from_replication(error)
+            code = answer.code
+            await abort(context, answer)
+        except grpc.aio.AbortError:
+            code = _status_code(context.code())
+            raise
+        except Exception:
+            code = grpc.StatusCode.INTERNAL
+            _log.exception("call failed unexpectedly", method=method, principal=str(principal))
+            await context.abort(code, "internal error; the service's log has it by trace id")
+        except BaseException:
+            # The client went away or its deadline passed: grpc cancels the method's task.
+            code = grpc.StatusCode.CANCELLED
+            raise
+        finally:
+            self._finished(method, principal, code, perf_counter() - started)
+
+    def _admit(self, method: str, header: str) -> Principal:
+        rule = self._rules.get(method)
+        if rule is None:
+            raise Unauthenticated(
+                f"{method[1:]} is in no contract", reason="METHOD_NOT_IN_CONTRACT"
+            )
+        if not header:
+            principal = UNENROLLED
+        else:
+            try:
+                principal = from_header(header, self._trust_domain)
+            except UntrustedCaller as error:
+                raise Unauthenticated(str(error), reason="UNTRUSTED_CALLER") from None
+        authorize(rule, principal, self._workload, self._region)
+        return principal
+
+    def _finished(
+        self,
+        method: str,
+        principal: Principal | None,
+        code: grpc.StatusCode,
+        seconds: float,
+    ) -> None:
+        kind = principal.kind if principal else "unknown"
+        _duration.record(seconds, {"method": method[1:], "code": code.name, "caller": kind})
+        _log.info(
+            "call",
+            method=method[1:],
+            principal=str(principal) if principal else None,
+            hop=principal.hop if principal else None,
+            status=code.name,
+            seconds=round(seconds, 6),
+            trace_parent=trace_parent(),
+        )
+
+
+def _status_code(code: object) -> grpc.StatusCode:
+    """grpc.aio keeps the number, or nothing where no status was set."""
+    for known in grpc.StatusCode:
+        if code in (known, known.value[0]):
+            return known
+    return grpc.StatusCode.UNKNOWN

@@ -1,0 +1,89 @@
+"""Who calls: read from `x-forwarded-client-cert`, as the instance's own sidecar wrote it.
+
+The sidecar appends the peer that it authenticated as the last element, so whatever a caller put in
+front proves nothing on its own. Only an edge is believed about the element before its own: an edge
+replaces what came from outside by the client that it authenticated itself.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["workload", "operator", "device", "unenrolled"]
+
+_SPIFFE = re.compile(
+    r"spiffe://(?P<domain>[a-z0-9.-]+)/"
+    r"(?:region/(?P<region>[a-z0-9-]+)/workload/(?P<workload>[a-z0-9-]+)"
+    r"|(?P<kind>operator|device)/(?P<name>[a-z0-9-]+))"
+)
+# One `Key=value` pair of an element; Envoy quotes values that hold a comma, semicolon or equals.
+_PAIR = re.compile(r'([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^;,]*)')
+
+
+class UntrustedCaller(Exception):
+    """The header is missing, malformed, or of another trust domain."""
+
+
+@dataclass(frozen=True)
+class Principal:
+    """An authenticated caller.
+
+    `name` is the workload's, operator's or device's; `region` is set for workloads only. `hop` is
+    the SPIFFE identity of the sidecar or edge that the call came by.
+    """
+
+    kind: Kind
+    name: str
+    spiffe_id: str
+    hop: str
+    region: str | None = None
+
+    def __str__(self) -> str:
+        return self.spiffe_id or self.kind
+
+
+UNENROLLED = Principal("unenrolled", "", "", "")
+"""A caller of the enrolment listener, which asks for no client certificate."""
+
+
+def from_header(header: str, trust_domain: str) -> Principal:
+    """The principal that a header names. Raises `UntrustedCaller`."""
+    uris = [_uri(element) for element in _elements(header)]
+    if not uris or uris[-1] is None:
+        raise UntrustedCaller("the sidecar named no peer in x-forwarded-client-cert")
+    hop = _identity(uris[-1], trust_domain, hop=uris[-1])
+    if not (hop.kind == "workload" and hop.name == "edge"):
+        return hop
+    if len(uris) < 2 or uris[-2] is None:
+        # The edge asks for itself: its health checks.
+        return hop
+    return _identity(uris[-2], trust_domain, hop=uris[-1])
+
+
+def _identity(uri: str, trust_domain: str, hop: str) -> Principal:
+    match = _SPIFFE.fullmatch(uri)
+    if match is None or match["domain"] != trust_domain:
+        raise UntrustedCaller(f"{uri!r} is no identity of trust domain {trust_domain!r}")
+    if match["workload"]:
+        return Principal("workload", match["workload"], uri, hop, match["region"])
+    kind: Kind = "operator" if match["kind"] == "operator" else "device"
+    return Principal(kind, match["name"], uri, hop)
+
+
+def _elements(header: str) -> list[str]:
+    elements, quoted, start = [], False, 0
+    for at, character in enumerate(header):
+        if character == '"' and (at == 0 or header[at - 1] != "\\"):
+            quoted = not quoted
+        elif character == "," and not quoted:
+            elements.append(header[start:at])
+            start = at + 1
+    elements.append(header[start:])
+    return [element.strip() for element in elements if element.strip()]
+
+
+def _uri(element: str) -> str | None:
+    uris = [value.strip('"') for key, value in _PAIR.findall(element) if key.lower() == "uri"]
+    return uris[0] if len(uris) == 1 else None

@@ -1,0 +1,52 @@
+"""Replication's errors as statuses, so that services need not translate them."""
+
+from __future__ import annotations
+
+from mesh.replication import (
+    AlreadyExists as Exists,
+)
+from mesh.replication import (
+    NotFound as Missing,
+)
+from mesh.replication import (
+    OriginChanged,
+    ReplicationError,
+    RequestIdReused,
+    WatcherTooSlow,
+)
+from mesh.runtime.errors import (
+    Aborted,
+    AlreadyExists,
+    InvalidArgument,
+    NotFound,
+    ResourceExhausted,
+    RpcError,
+    Unavailable,
+)
+
+
+def from_replication(error: ReplicationError) -> RpcError:
+    """The status that a replication error becomes where no service said otherwise.
+
+    What is left over is the store's or the group's own trouble: this instance cannot serve the
+    call now and changed nothing, so another one may.
+    """
+    text = str(error)
+    match error:
+        case Exists():
+            return AlreadyExists(text, reason="ALREADY_EXISTS")
+        case Missing():
+            return NotFound(text, reason="NOT_FOUND")
+        case RequestIdReused():
+            return InvalidArgument(text, reason="REQUEST_ID_REUSED")
+        case OriginChanged():
+            return Aborted(text, reason="ORIGIN_CHANGED")
+        case WatcherTooSlow():
+            return ResourceExhausted(text, reason="WATCHER_TOO_SLOW")
+        case _:
+            return Unavailable(text, reason=_reason(error))
+
+
+def _reason(error: ReplicationError) -> str:
+    name = type(error.__cause__ or error).__name__
+    return "".join(f"_{c}" if c.isupper() and at else c for at, c in enumerate(name)).upper()
