@@ -1,5 +1,6 @@
 """Hosts services: the part of the platform that runs in a workload's own process."""
 
+from mesh.runtime.client import Edges, NoEdge, NoIdentity
 from mesh.runtime.context import call_context, caller, own_context
 from mesh.runtime.errors import (
     Aborted,
@@ -19,9 +20,12 @@ from mesh.runtime.principal import Principal
 __all__ = [
     "Aborted",
     "AlreadyExists",
+    "Edges",
     "FailedPrecondition",
     "Host",
     "InvalidArgument",
+    "NoEdge",
+    "NoIdentity",
     "NotFound",
     "PermissionDenied",
     "Principal",

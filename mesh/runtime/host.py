@@ -252,7 +252,7 @@ async def _serve(
     build: Callable[[Host], Awaitable[None]],
     reflect_all: bool,
 ) -> int:
-    with contextlib.closing(Telemetry(place)) as telemetry:
+    with contextlib.closing(Telemetry(place, contract)) as telemetry:
         try:
             return await Host(place, topology, contract, telemetry).serve(build, reflect_all)
         except ReplicationError as error:

@@ -1,0 +1,81 @@
+"""JSON logs on stdout: one object a line, with region, workload and the current trace."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import MutableMapping
+from typing import Any
+
+import structlog
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from opentelemetry import trace
+
+from mesh.place import Place
+
+REDACTED = "[redacted]"
+
+
+def configure(place: Place) -> None:
+    """Sets up structlog for this process; `ISTHMUS_LOG_LEVEL` is debug, info, warning or error."""
+    level = logging.getLevelNamesMapping().get(
+        os.environ.get("ISTHMUS_LOG_LEVEL", "info").upper(), logging.INFO
+    )
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            _trace,
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
+        cache_logger_on_first_use=False,
+    )
+    structlog.contextvars.bind_contextvars(region=place.region, workload=place.workload)
+    # Libraries log through the standard library; what they have to say goes the same way.
+    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stdout, format="%(message)s")
+
+
+def redacted(message: Message) -> dict[str, Any]:
+    """A message as a dictionary for a log line, without the values marked `debug_redact`."""
+    copy = type(message)()
+    copy.CopyFrom(message)
+    marked = _strip(copy, "")
+    shown: dict[str, Any] = MessageToDict(copy, preserving_proto_field_name=True)
+    return shown | dict.fromkeys(marked, REDACTED)
+
+
+def _strip(message: Message, path: str) -> list[str]:
+    """Clears marked fields, at any depth; returns their paths."""
+    marked: list[str] = []
+    for field, value in message.ListFields():
+        name = f"{path}{field.name}"
+        if field.GetOptions().debug_redact:
+            message.ClearField(field.name)
+            marked.append(name)
+        elif field.type == FieldDescriptor.TYPE_MESSAGE:
+            for child in _messages(field, value):
+                marked += _strip(child, f"{name}.")
+    return marked
+
+
+def _messages(field: FieldDescriptor, value: Any) -> list[Message]:
+    if not field.is_repeated:
+        return [value]
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return [item for item in value.values() if isinstance(item, Message)]
+    return list(value)
+
+
+def _trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    span = trace.get_current_span().get_span_context()
+    if span.is_valid:
+        event["trace_id"] = f"{span.trace_id:032x}"
+        event["span_id"] = f"{span.span_id:016x}"
+    return event

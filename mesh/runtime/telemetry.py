@@ -1,0 +1,168 @@
+"""Traces and metrics: OpenTelemetry in, OTLP and a Prometheus page out.
+
+A unary call is one span on each side, joined through the sidecars by the W3C trace context. Long
+streams have no span: one that ends after an hour helps nobody. The span that applies a frame from
+another region *links* to the spans of the writes in it, since a frame has no one parent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import grpc
+from opentelemetry import metrics, trace
+from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import MetricReader
+from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
+
+from mesh.contracts import Contract
+from mesh.place import Place
+from mesh.replication import AppliedFrame, Group
+from mesh.runtime.metrics_page import MetricsPage
+from mesh.runtime.status import certificate_status
+
+_EXPORT_MILLISECONDS = 5000
+# Links of one span: enough to find the writes, bounded for the collector.
+_MOST_LINKS = 64
+
+
+class Telemetry:
+    """The telemetry of one instance. Sets the process's global providers."""
+
+    def __init__(self, place: Place, contract: Contract) -> None:
+        self._traced = {m.path for m in contract.methods() if not m.streaming}
+        resource = Resource.create(
+            {
+                "service.name": place.workload,
+                "service.namespace": "isthmus",
+                "isthmus.region": place.region,
+            }
+        )
+        self._page = MetricsPage(place.metrics_socket)
+        readers: list[MetricReader] = [self._page.reader]
+        self._tracers = TracerProvider(resource=resource)
+        if place.otlp:
+            readers.append(self._export_to(place.otlp))
+        self._meters = MeterProvider(metric_readers=readers, resource=resource)
+        trace.set_tracer_provider(self._tracers)
+        metrics.set_meter_provider(self._meters)
+        self._tracer = trace.get_tracer("isthmus")
+
+    def _export_to(self, collector: str) -> MetricReader:
+        # Imported here: exporters cost every process 100 ms that has no collector.
+        from opentelemetry.exporter.otlp.proto.grpc.metric_exporter import OTLPMetricExporter
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        spans = OTLPSpanExporter(endpoint=collector, insecure=True)
+        self._tracers.add_span_processor(BatchSpanProcessor(spans, schedule_delay_millis=1000))
+        return PeriodicExportingMetricReader(
+            OTLPMetricExporter(endpoint=collector, insecure=True),
+            export_interval_millis=_EXPORT_MILLISECONDS,
+        )
+
+    def server_interceptors(self) -> list[Any]:
+        """For the server: a span for each unary call."""
+        return [aio_server_interceptor(filter_=self._is_traced)]
+
+    def client_interceptors(self) -> list[Any]:
+        """For channels to the sidecar: a span for each unary call."""
+        return list(aio_client_interceptors(filter_=self._is_traced))
+
+    def _is_traced(self, details: grpc.HandlerCallDetails | grpc.ClientCallDetails) -> bool:
+        method: str | bytes = details.method
+        return (method.decode() if isinstance(method, bytes) else method) in self._traced
+
+    def observe(self, place: Place, group: Group | None) -> None:
+        """Begins to show the certificate's expiry and the group's state as metrics."""
+        meter = metrics.get_meter("isthmus")
+
+        def expiry(_: CallbackOptions) -> Iterable[Observation]:
+            status = certificate_status(place)
+            return [Observation(status.not_after.seconds)] if status else []
+
+        meter.create_observable_gauge(
+            "isthmus_certificate_expiry_timestamp",
+            [expiry],
+            unit="s",
+            description="When the instance's leaf expires, in seconds since 1970.",
+        )
+        if group is not None:
+            _observe_group(meter, group)
+
+    def applied(self, frame: AppliedFrame) -> None:
+        """Makes the span of a frame that was applied; it links to its writes' spans."""
+        links = [
+            Link(context)
+            for context in map(span_context, dict.fromkeys(frame.trace_parents))
+            if context is not None
+        ]
+        span = self._tracer.start_span(
+            "replication.apply",
+            kind=SpanKind.CONSUMER,
+            links=links[:_MOST_LINKS],
+            attributes={
+                "isthmus.group": frame.group,
+                "isthmus.origin.region": frame.origin.region,
+                "isthmus.first_sequence": frame.first_sequence,
+                "isthmus.changes": frame.changes,
+            },
+        )
+        span.end()
+
+    def close(self) -> None:
+        """Sends what is left and ends the page."""
+        self._tracers.shutdown()
+        self._meters.shutdown()
+        self._page.close()
+
+
+def span_context(trace_parent: str) -> SpanContext | None:
+    """A W3C trace parent (https://www.w3.org/TR/trace-context/) as a remote span; None if bad."""
+    parts: Sequence[str] = trace_parent.split("-")
+    if len(parts) != 4 or (len(parts[1]), len(parts[2])) != (32, 16):
+        return None
+    try:
+        context = SpanContext(
+            int(parts[1], 16), int(parts[2], 16), True, TraceFlags(int(parts[3], 16))
+        )
+    except ValueError:
+        return None
+    return context if context.is_valid else None
+
+
+def _observe_group(meter: metrics.Meter, group: Group) -> None:
+    def links(field: str) -> Any:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return [
+                Observation(_number(getattr(link, field)), {"group": group.name, "peer": link.peer})
+                for link in group.status().links
+            ]
+
+        return observe
+
+    def entities(_: CallbackOptions) -> Iterable[Observation]:
+        return [Observation(group.status().entities, {"group": group.name})]
+
+    for name, field, unit, text in (
+        ("lag_changes", "lag_changes", "1", "The peer's changes that are not applied here yet."),
+        ("lag", "lag", "s", "Age of the oldest change of the peer that is not applied here."),
+        ("silence", "silence", "s", "Since the peer was last heard."),
+        ("connected", "connected", "1", "Whether the link to the peer is up."),
+    ):
+        meter.create_observable_gauge(
+            f"isthmus_replication_link_{name}", [links(field)], unit=unit, description=text
+        )
+    meter.create_observable_gauge(
+        "isthmus_replication_entities", [entities], unit="1", description="Entities in the group."
+    )
+
+
+def _number(value: Any) -> float:
+    return value.ToTimedelta().total_seconds() if hasattr(value, "ToTimedelta") else float(value)
