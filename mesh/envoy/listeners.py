@@ -1,0 +1,179 @@
+"""Listeners: inbound and enrolment of a workload's sidecar, egress, an edge."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import timedelta
+from pathlib import Path
+
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit import v3 as ratelimit
+from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
+from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
+from envoy_data_plane.envoy.type import v3 as types
+from envoy_data_plane.google.protobuf import Any
+
+from mesh.contracts.model import Method
+from mesh.envoy import clusters, rbac, telemetry, tls
+from mesh.place import Place
+from mesh.topology import Address
+
+INBOUND = "inbound"
+EGRESS = "egress"
+EDGE = "edge"
+ENROLMENT = "enrolment"
+
+_Details = hcm.HttpConnectionManagerForwardClientCertDetails
+_MOST_STREAMS = 1024
+# A certificate lasts an hour; no connection outlives the one it began with by more than half of
+# that. Envoy drains the connection then, and waits for its streams.
+_MAX_CONNECTION = timedelta(minutes=30)
+# Nothing legitimate retries enrolment faster than this; a guesser of tokens gets nowhere.
+_ENROLMENTS_PER_SECOND = 20
+_ENROLMENT_BURST = 100
+
+
+def inbound(
+    address: Address,
+    place: Place,
+    sds: Path,
+    routes: route.RouteConfiguration,
+    methods: Iterable[Method],
+) -> listener.Listener:
+    """mTLS from other sidecars; the peer is appended to `x-forwarded-client-cert`."""
+    manager = _manager(place, INBOUND, routes, [rbac.deny_all()], methods)
+    manager.forward_client_cert_details = _Details.APPEND_FORWARD
+    _name_peer(manager)
+    return _tcp(INBOUND, address, place, sds, manager, client_certificate=True)
+
+
+def edge(
+    address: Address,
+    place: Place,
+    sds: Path,
+    routes: route.RouteConfiguration,
+    methods: Iterable[Method],
+) -> listener.Listener:
+    """mTLS from operators and devices; whatever they claim about themselves is replaced."""
+    manager = _manager(place, EDGE, routes, [rbac.deny_all()], methods)
+    manager.forward_client_cert_details = _Details.SANITIZE_SET
+    _name_peer(manager)
+    return _tcp(EDGE, address, place, sds, manager, client_certificate=True)
+
+
+def enrolment(
+    address: Address, place: Place, sds: Path, routes: route.RouteConfiguration
+) -> listener.Listener:
+    """Server-authenticated TLS alone, rate-limited; no identity is passed on."""
+    manager = _manager(place, ENROLMENT, routes, [_rate_limit()], ())
+    return _tcp(ENROLMENT, address, place, sds, manager, client_certificate=False)
+
+
+def egress(
+    place: Place, routes: route.RouteConfiguration, methods: Iterable[Method]
+) -> listener.Listener:
+    """Plaintext HTTP/2 from the application, over a socket that only its user can reach."""
+    manager = _manager(place, EGRESS, routes, [], methods)
+    return listener.Listener(
+        name=EGRESS,
+        address=core.Address(pipe=core.Pipe(path=str(place.egress_socket), mode=0o600)),
+        filter_chains=[listener.FilterChain(filters=[_network_filter(manager)])],
+        traffic_direction=core.TrafficDirection.OUTBOUND,
+    )
+
+
+def _manager(
+    place: Place,
+    name: str,
+    routes: route.RouteConfiguration,
+    filters: list[hcm.HttpFilter],
+    methods: Iterable[Method],
+) -> hcm.HttpConnectionManager:
+    return hcm.HttpConnectionManager(
+        stat_prefix=name,
+        route_config=routes,
+        http_filters=[*filters, telemetry.statistics(methods), _router()],
+        access_log=[telemetry.access_log(place, name)],
+        tracing=telemetry.tracing(place),
+        # No address counts as internal, so `x-envoy-*` headers, which could change timeouts and
+        # retries, are dropped whoever sends them.
+        use_remote_address=True,
+        skip_xff_append=True,
+        internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(),
+        forward_client_cert_details=_Details.SANITIZE,
+        normalize_path=True,
+        path_with_escaped_slashes_action=(
+            hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST
+        ),
+        stream_idle_timeout=timedelta(0),
+        common_http_protocol_options=core.HttpProtocolOptions(
+            max_connection_duration=_MAX_CONNECTION
+        ),
+        http2_protocol_options=core.Http2ProtocolOptions(
+            max_concurrent_streams=_MOST_STREAMS,
+            connection_keepalive=core.KeepaliveSettings(
+                interval=clusters.KEEPALIVE_INTERVAL, timeout=clusters.KEEPALIVE_TIMEOUT
+            ),
+        ),
+    )
+
+
+def _name_peer(manager: hcm.HttpConnectionManager) -> None:
+    manager.set_current_client_cert_details = hcm.HttpConnectionManagerSetCurrentClientCertDetails(
+        uri=True
+    )
+
+
+def _tcp(
+    name: str,
+    address: Address,
+    place: Place,
+    sds: Path,
+    manager: hcm.HttpConnectionManager,
+    *,
+    client_certificate: bool,
+) -> listener.Listener:
+    return listener.Listener(
+        name=name,
+        address=clusters.socket_address(address),
+        # With SO_REUSEPORT a second process would share the port in silence.
+        enable_reuse_port=False,
+        filter_chains=[
+            listener.FilterChain(
+                transport_socket=tls.downstream(
+                    sds, place.identity, client_certificate=client_certificate
+                ),
+                transport_socket_connect_timeout=timedelta(seconds=10),
+                filters=[_network_filter(manager)],
+            )
+        ],
+        traffic_direction=core.TrafficDirection.INBOUND,
+    )
+
+
+def _network_filter(manager: hcm.HttpConnectionManager) -> listener.Filter:
+    return listener.Filter(
+        name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager)
+    )
+
+
+def _router() -> hcm.HttpFilter:
+    return hcm.HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(router.Router()))
+
+
+def _rate_limit() -> hcm.HttpFilter:
+    always = core.RuntimeFractionalPercent(default_value=types.FractionalPercent(numerator=100))
+    config = ratelimit.LocalRateLimit(
+        stat_prefix=ENROLMENT,
+        token_bucket=types.TokenBucket(
+            max_tokens=_ENROLMENT_BURST,
+            tokens_per_fill=_ENROLMENTS_PER_SECOND,
+            fill_interval=timedelta(seconds=1),
+        ),
+        filter_enabled=always,
+        filter_enforced=always,
+        rate_limited_as_resource_exhausted=True,
+    )
+    return hcm.HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Any.pack(config))

@@ -1,0 +1,259 @@
+"""Routes: one exact route for each method that the contract allows on this way, and nothing else.
+
+A deadline is `max_stream_duration` with `timeout: 0s`, the one form in which the client sees
+DEADLINE_EXCEEDED; a route's `timeout` would reach it as UNAVAILABLE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+
+from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities import v3 as previous
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
+from envoy_data_plane.google.protobuf import Any
+
+from mesh.contracts import exceptions
+from mesh.contracts.model import EVERY_WORKLOAD, Callers, Contract, Locality, Method, Role
+from mesh.envoy import clusters, rbac
+from mesh.envoy.target import Target, target
+from mesh.topology import Topology
+
+WORKLOAD_HEADER = "x-isthmus-workload"
+DEFAULT_WORKLOAD = "overview"
+METRICS_PATH = "/metrics"
+METRICS_POLICY = "metrics"
+RETRY_ON = "unavailable,reset,connect-failure,refused-stream"
+GRACE = timedelta(seconds=1)
+"""How much longer a callee's sidecar waits, so that the caller's own answer comes first."""
+_LONGEST = timedelta(hours=1)
+_NO_LIMIT = timedelta(0)
+
+
+@dataclass(frozen=True)
+class Routes:
+    """A route table, and the targets that it points at."""
+
+    hosts: list[route.VirtualHost]
+    targets: frozenset[Target]
+
+    def configuration(self, name: str) -> route.RouteConfiguration:
+        """The table as a resource; a route to an unknown cluster is refused at start."""
+        return route.RouteConfiguration(name=name, virtual_hosts=self.hosts, validate_clusters=True)
+
+
+def inbound(contract: Contract, topology: Topology, region: str, workload: str) -> Routes:
+    """What a workload's sidecar takes from others: each method that it serves, for its callers."""
+    routes = [
+        _route(
+            _exact(method.path),
+            _forward(clusters.APP, _limit(method) + GRACE),
+            rbac.allow(method.path[1:], rbac.callers(method.callers, topology, region, workload)),
+        )
+        for method in served(contract, workload)
+        if method.callers.roles != {Role.UNENROLLED}
+    ]
+    for path, who in exceptions.CALLERS_BY_PATH.items():
+        principals = rbac.callers(who, topology, region, workload)
+        routes.append(
+            _route(
+                _exact(path),
+                _forward(clusters.APP, _LONGEST + GRACE),
+                rbac.allow(path[1:], principals),
+            )
+        )
+    page = rbac.callers(exceptions.METRICS.callers, topology, region, workload)
+    routes.append(
+        _route(_exact(METRICS_PATH), _page(clusters.METRICS), rbac.allow(METRICS_POLICY, page))
+    )
+    return Routes([_host("inbound", ["*"], routes)], frozenset())
+
+
+def enrolment(contract: Contract, workload: str) -> Routes | None:
+    """The methods that are called without a client certificate; None if there is none."""
+    methods = [m for m in served(contract, workload) if Role.UNENROLLED in m.callers.roles]
+    if not methods:
+        return None
+    routes = [_route(_exact(m.path), _forward(clusters.APP, _limit(m) + GRACE)) for m in methods]
+    return Routes(
+        [_host("enrolment", ["*"], [*routes, _refuse("this listener is for enrolment alone")])],
+        frozenset(),
+    )
+
+
+def egress(contract: Contract, topology: Topology, region: str, workload: str) -> Routes:
+    """What a workload may call: one virtual host for each callee, or callee and region."""
+    hosts: dict[str, list[route.Route]] = {}
+    targets: set[Target] = set()
+    for callee in topology.workloads:
+        for method in served(contract, callee):
+            for to in _callees(method, callee, topology, region, workload):
+                authority = f"{callee}.{to.region}" if to.region else callee
+                hosts.setdefault(authority, []).append(
+                    _route(
+                        _exact(method.path),
+                        _forward(to.cluster, _limit(method), _retry(method)),
+                    )
+                )
+                targets.add(to)
+    refused = f"the contract does not let workload {workload} call this"
+    tables = [
+        _host(authority, [authority], [*routes, _refuse(refused)])
+        for authority, routes in hosts.items()
+    ]
+    tables.append(_host("refused", ["*"], [_refuse(refused)]))
+    return Routes(tables, frozenset(targets))
+
+
+def edge(contract: Contract, topology: Topology) -> Routes:
+    """What end principals may call, by their roles."""
+    routes: list[route.Route] = []
+    targets: set[Target] = set()
+
+    def add(
+        match: route.RouteMatch,
+        to: Target,
+        who: Callers,
+        limit: timedelta = _LONGEST,
+        retry: route.RetryPolicy | None = None,
+    ) -> None:
+        allowed = rbac.allow(match.path[1:], rbac.roles(who.roles, topology))
+        routes.append(_route(match, _forward(to.cluster, limit, retry), allowed))
+        targets.add(to)
+
+    anywhere: list[tuple[str, Callers, timedelta]] = [
+        (path, who, _LONGEST) for path, who in exceptions.CALLERS_BY_PATH.items()
+    ]
+    for service in contract.services.values():
+        for method in service.methods:
+            if not method.callers.roles & rbac.ROLE_PATHS.keys():
+                continue
+            if service.workload == EVERY_WORKLOAD:
+                anywhere.append((method.path, method.callers, _limit(method)))
+            elif service.workload in topology.workloads:
+                to = target(service.workload, method.locality)
+                add(_exact(method.path), to, method.callers, _limit(method), _retry(method))
+    for path, who, limit in anywhere:
+        for workload in topology.workloads:
+            add(_exact(path, workload), target(workload, Locality.LOCAL), who, limit)
+        if DEFAULT_WORKLOAD in topology.workloads:
+            # Only without the header: a header that names no workload of ours is refused.
+            to = target(DEFAULT_WORKLOAD, Locality.LOCAL)
+            add(_exact(path, absent=True), to, who, limit)
+    page = exceptions.METRICS
+    for workload in topology.workloads:
+        to = target(workload, Locality.LOCAL)
+        targets.add(to)
+        routes.append(
+            _route(
+                _exact(f"{page.prefix}{workload}"),
+                _page(to.cluster, rewrite=METRICS_PATH),
+                rbac.allow(METRICS_POLICY, rbac.roles(page.callers.roles, topology)),
+            )
+        )
+    return Routes([_host("edge", ["*"], routes)], frozenset(targets))
+
+
+def served(contract: Contract, workload: str) -> Iterator[Method]:
+    """Every method that a workload serves."""
+    for service in contract.served_by(workload):
+        yield from service.methods
+
+
+def may_call(method: Method, callee: str, caller: str) -> bool:
+    """Whether the contract lets workload `caller` call this method of `callee`, in some region."""
+    who = method.callers
+    return caller in who.workloads or who.any_workload or (who.peers and caller == callee)
+
+
+def _callees(
+    method: Method, callee: str, topology: Topology, region: str, caller: str
+) -> Iterator[Target]:
+    if not may_call(method, callee, caller):
+        return
+    if method.locality is not Locality.PINNED:
+        yield target(callee, method.locality)
+        return
+    named = caller in method.callers.workloads or method.callers.any_workload
+    for other in topology.region_names:
+        if named or other != region:
+            yield target(callee, method.locality, other)
+
+
+def _limit(method: Method) -> timedelta:
+    seconds = method.stream_max_age if method.streaming else method.timeout
+    return _LONGEST if seconds is None else timedelta(seconds=seconds)
+
+
+def _forward(
+    cluster: str, longest: timedelta, retry: route.RetryPolicy | None = None
+) -> route.RouteAction:
+    return route.RouteAction(
+        cluster=cluster,
+        timeout=_NO_LIMIT,
+        idle_timeout=_NO_LIMIT,
+        max_stream_duration=route.RouteActionMaxStreamDuration(
+            max_stream_duration=longest, grpc_timeout_header_max=longest
+        ),
+        retry_policy=retry,
+    )
+
+
+def _retry(method: Method) -> route.RetryPolicy | None:
+    if method.retry is None:
+        return None
+    return route.RetryPolicy(
+        retry_on=RETRY_ON,
+        num_retries=method.retry.attempts - 1,
+        per_try_timeout=timedelta(seconds=method.retry.per_try),
+        # The next attempt goes to the next region: the one before was just seen to fail.
+        retry_priority=route.RetryPolicyRetryPriority(
+            name="envoy.retry_priorities.previous_priorities",
+            typed_config=Any.pack(previous.PreviousPrioritiesConfig(update_frequency=1)),
+        )
+        if method.locality is Locality.NEAREST
+        else None,
+        retry_back_off=route.RetryPolicyRetryBackOff(
+            base_interval=timedelta(milliseconds=20), max_interval=timedelta(milliseconds=200)
+        ),
+    )
+
+
+def _page(cluster: str, rewrite: str = "") -> route.RouteAction:
+    return route.RouteAction(cluster=cluster, timeout=timedelta(seconds=5), prefix_rewrite=rewrite)
+
+
+def _exact(path: str, workload: str = "", *, absent: bool = False) -> route.RouteMatch:
+    match = route.RouteMatch(path=path)
+    if workload:
+        match.headers = [
+            route.HeaderMatcher(
+                name=WORKLOAD_HEADER, string_match=matcher.StringMatcher(exact=workload)
+            )
+        ]
+    elif absent:
+        match.headers = [route.HeaderMatcher(name=WORKLOAD_HEADER, present_match=False)]
+    return match
+
+
+def _route(
+    match: route.RouteMatch, action: route.RouteAction, policy: dict[str, Any] | None = None
+) -> route.Route:
+    return route.Route(match=match, route=action, typed_per_filter_config=policy or {})
+
+
+def _refuse(why: str) -> route.Route:
+    """403, which Envoy gives a gRPC client as PERMISSION_DENIED with this text."""
+    return route.Route(
+        match=route.RouteMatch(prefix="/"),
+        direct_response=route.DirectResponseAction(
+            status=403, body=core.DataSource(inline_string=why)
+        ),
+    )
+
+
+def _host(name: str, domains: Iterable[str], routes: list[route.Route]) -> route.VirtualHost:
+    return route.VirtualHost(name=name, domains=list(domains), routes=routes)
