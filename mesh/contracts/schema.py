@@ -242,6 +242,17 @@ class Schema:
         """Every message that is marked as an entity."""
         return (message for message in self.messages.values() if message.entity is not None)
 
+    def option_holders(self) -> Iterator[tuple[str, Message, Source]]:
+        """Everything that carries options: its name, the options and where it stands."""
+        for service in self.services.values():
+            yield service.name, service.proto.options, service.source
+            for method in service.methods:
+                yield method.name, method.proto.options, method.source
+        for message in self.messages.values():
+            yield message.name, message.proto.options, message.source
+            for node in message.fields:
+                yield node.full_name, node.proto.options, node.source
+
     def uses(self) -> Iterator[OptionUse]:
         """Every use of an option of ours."""
         for service in self.services.values():

@@ -1,5 +1,13 @@
 """The rules that a contract must keep, as data; one file for each subject."""
 
+from mesh.contracts.rules import callers, deadlines, entities, merges, services, supported
 from mesh.contracts.rules.rule import Rule
 
-RULES: tuple[Rule, ...] = ()
+RULES: tuple[Rule, ...] = (
+    *supported.RULES,
+    *services.RULES,
+    *callers.RULES,
+    *deadlines.RULES,
+    *entities.RULES,
+    *merges.RULES,
+)

@@ -1,0 +1,124 @@
+"""Which options and values are enforced today, and where: one row for each, none left out.
+
+An option that nothing enforces is refused, never accepted and ignored. Rows are keyed by the name
+in options.proto: ``Message.field`` or ``Enum.VALUE``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+
+class Support(Enum):
+    """What becomes of an option or value."""
+
+    ENFORCED = "enforced"
+    NOT_YET = "not supported yet"
+    REFUSED = "refused"
+
+
+@dataclass(frozen=True)
+class Row:
+    """How one option or value stands; `where` says what enforces or refuses it."""
+
+    support: Support
+    where: str = ""
+
+
+def _enforced(where: str) -> Row:
+    return Row(Support.ENFORCED, where)
+
+
+def _refused(where: str) -> Row:
+    return Row(Support.REFUSED, where)
+
+
+_NOT_YET = Row(Support.NOT_YET)
+
+_IDENTITY = "certificates, sidecars' routes and the runtime"
+_ACCESS = "RBAC in the callee's sidecar and at the edge; once more in the runtime"
+_ROUTE = "the calling sidecar's and the edge's routes"
+_CLUSTER = "the calling sidecar's and the edge's clusters"
+_GROUP = "replication: the group's journal and store"
+_MERGE = "replication: merging of cells"
+
+ROWS: Mapping[str, Row] = {
+    "ServiceContract.workload": _enforced(_IDENTITY),
+    "ServiceContract.group": _enforced(_GROUP),
+    "ServiceContract.owner": _enforced("shown by `isthmus status`; refused if missing"),
+    "ServiceContract.runbook": _enforced("shown by `isthmus status`; refused if missing"),
+    "MethodContract.callers": _enforced(_ACCESS),
+    "MethodContract.timeout": _enforced(f"{_ROUTE}: the longest that a call may take"),
+    "MethodContract.retry": _enforced(f"{_ROUTE}: retry policy"),
+    "MethodContract.rate_limit": _NOT_YET,
+    "MethodContract.locality": _enforced(_CLUSTER),
+    "MethodContract.consistency": _enforced("only CONSISTENCY_EVENTUAL, which is the default"),
+    "MethodContract.durability": _enforced("only DURABILITY_REGION, which is the default"),
+    "MethodContract.stream_max_age": _enforced(f"{_ROUTE}: the longest that a stream may live"),
+    "Callers.workloads": _enforced(_ACCESS),
+    "Callers.roles": _enforced(_ACCESS),
+    "Callers.peers": _enforced(_ACCESS),
+    "Callers.any_workload": _enforced(_ACCESS),
+    "Role.ROLE_UNSPECIFIED": _refused("rule `ROLE_UNSPECIFIED`"),
+    "Role.ROLE_OPERATOR": _enforced(_ACCESS),
+    "Role.ROLE_DEVICE": _enforced(_ACCESS),
+    "Role.ROLE_UNENROLLED": _enforced("the enrolment listener; refused on any other service"),
+    "Retry.attempts": _enforced(f"{_ROUTE}: retry policy"),
+    "Retry.per_try": _enforced(f"{_ROUTE}: retry policy"),
+    "RateLimit.per_second": Row(Support.NOT_YET, "see `rate_limit`"),
+    "RateLimit.burst": Row(Support.NOT_YET, "see `rate_limit`"),
+    "Locality.LOCALITY_UNSPECIFIED": _enforced("the same as LOCALITY_LOCAL"),
+    "Locality.LOCALITY_NEAREST": _enforced(f"{_CLUSTER}: regions in the order of failover"),
+    "Locality.LOCALITY_LOCAL": _enforced(f"{_CLUSTER}: the own region alone"),
+    "Locality.LOCALITY_HOME": _NOT_YET,
+    "Locality.LOCALITY_PINNED": _enforced(f"{_CLUSTER}: one for each region, without ejection"),
+    "Consistency.CONSISTENCY_UNSPECIFIED": _enforced("the same as CONSISTENCY_EVENTUAL"),
+    "Consistency.CONSISTENCY_EVENTUAL": _enforced("replication: reads answer from the own region"),
+    "Consistency.CONSISTENCY_SESSION": _NOT_YET,
+    "Durability.DURABILITY_UNSPECIFIED": _enforced("the same as DURABILITY_REGION"),
+    "Durability.DURABILITY_REGION": _enforced("replication: acknowledged after fsync"),
+    "Durability.DURABILITY_ONE_PEER": _NOT_YET,
+    "Durability.DURABILITY_MAJORITY": _NOT_YET,
+    "EntityContract.group": _enforced(_GROUP),
+    "EntityContract.key": _enforced(_GROUP),
+    "EntityContract.home": _enforced("only HOME_ANY_REGION, which is the default"),
+    "EntityContract.history": _enforced("replication: `Group.history`"),
+    "Home.HOME_UNSPECIFIED": _enforced("the same as HOME_ANY_REGION"),
+    "Home.HOME_ANY_REGION": _enforced(_MERGE),
+    "Home.HOME_ONE_REGION": _NOT_YET,
+    "FieldContract.merge": _enforced(_MERGE),
+    "FieldContract.scope": _enforced("only SCOPE_GLOBAL, which is the default"),
+    "FieldContract.order_by": _enforced(_MERGE),
+    "Merge.MERGE_UNSPECIFIED": _refused("rule `MERGE_RULE_MISSING`"),
+    "Merge.MERGE_LATEST": _enforced(_MERGE),
+    "Merge.MERGE_FIRST": _NOT_YET,
+    "Merge.MERGE_MAX": _enforced(_MERGE),
+    "Merge.MERGE_MIN": _NOT_YET,
+    "Merge.MERGE_COUNTER": _enforced(_MERGE),
+    "Merge.MERGE_BOUNDED_COUNTER": _NOT_YET,
+    "Merge.MERGE_SET": _enforced(_MERGE),
+    "Merge.MERGE_MAP": _NOT_YET,
+    "Merge.MERGE_MESSAGE": _enforced(_MERGE),
+    "Merge.MERGE_KEEP_BOTH": _NOT_YET,
+    "Scope.SCOPE_UNSPECIFIED": _enforced("the same as SCOPE_GLOBAL"),
+    "Scope.SCOPE_GLOBAL": _enforced("replication: sent to every region"),
+    "Scope.SCOPE_HOME_REGION": _NOT_YET,
+}
+
+INSTEAD: Mapping[str, str] = {
+    "MethodContract.rate_limit": "leave rate_limit out",
+    "Locality.LOCALITY_HOME": "write LOCALITY_NEAREST or LOCALITY_LOCAL",
+    "Consistency.CONSISTENCY_SESSION": "leave consistency out, or write CONSISTENCY_EVENTUAL",
+    "Durability.DURABILITY_ONE_PEER": "leave durability out, or write DURABILITY_REGION",
+    "Durability.DURABILITY_MAJORITY": "leave durability out, or write DURABILITY_REGION",
+    "Home.HOME_ONE_REGION": "leave home out, or write HOME_ANY_REGION",
+    "Merge.MERGE_FIRST": "write MERGE_LATEST, or MERGE_MAX of a message ordered by an epoch",
+    "Merge.MERGE_MIN": "write MERGE_LATEST, or MERGE_MAX of a value that grows",
+    "Merge.MERGE_BOUNDED_COUNTER": "write MERGE_COUNTER and check the bound when reading",
+    "Merge.MERGE_MAP": "write MERGE_LATEST (one atomic cell), or make each entry an entity",
+    "Merge.MERGE_KEEP_BOTH": "write MERGE_LATEST",
+    "Scope.SCOPE_HOME_REGION": "leave scope out, and keep such values out of the entity",
+}
+"""For each option or value that is not supported yet: what to write today."""
