@@ -11,7 +11,7 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
 from envoy_data_plane.envoy.type import v3 as types
-from envoy_data_plane.google.protobuf import Any, Struct
+from envoy_data_plane.google.protobuf import Any, Struct, Value
 
 from mesh.contracts.model import Locality
 from mesh.envoy import tls
@@ -209,7 +209,7 @@ def _pipe(path: Path) -> core.Address:
 
 
 def _struct(region: str) -> Struct:
-    return Struct.from_dict({"region": region})
+    return Struct(fields={"region": Value(string_value=region)})
 
 
 def _is_ip(host: str) -> bool:

@@ -114,13 +114,14 @@ def edge(contract: Contract, topology: Topology) -> Routes:
     targets: set[Target] = set()
 
     def add(
+        path: str,
         match: route.RouteMatch,
         to: Target,
         who: Callers,
-        limit: timedelta = _LONGEST,
+        limit: timedelta,
         retry: route.RetryPolicy | None = None,
     ) -> None:
-        allowed = rbac.allow(match.path[1:], rbac.roles(who.roles, topology))
+        allowed = rbac.allow(path[1:], rbac.roles(who.roles, topology))
         routes.append(_route(match, _forward(to.cluster, limit, retry), allowed))
         targets.add(to)
 
@@ -135,14 +136,21 @@ def edge(contract: Contract, topology: Topology) -> Routes:
                 anywhere.append((method.path, method.callers, _limit(method)))
             elif service.workload in topology.workloads:
                 to = target(service.workload, method.locality)
-                add(_exact(method.path), to, method.callers, _limit(method), _retry(method))
+                add(
+                    method.path,
+                    _exact(method.path),
+                    to,
+                    method.callers,
+                    _limit(method),
+                    _retry(method),
+                )
     for path, who, limit in anywhere:
         for workload in topology.workloads:
-            add(_exact(path, workload), target(workload, Locality.LOCAL), who, limit)
+            add(path, _exact(path, workload), target(workload, Locality.LOCAL), who, limit)
         if DEFAULT_WORKLOAD in topology.workloads:
             # Only without the header: a header that names no workload of ours is refused.
             to = target(DEFAULT_WORKLOAD, Locality.LOCAL)
-            add(_exact(path, absent=True), to, who, limit)
+            add(path, _exact(path, absent=True), to, who, limit)
     page = exceptions.METRICS
     for workload in topology.workloads:
         to = target(workload, Locality.LOCAL)

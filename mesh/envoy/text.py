@@ -52,5 +52,5 @@ def _json(value: Any) -> Any:
 @cache
 def _fields(kind: type[betterproto2.Message]) -> list[tuple[str, Any]]:
     """The fields of a message with what they hold when unset."""
-    unset = kind()
-    return [(field.name, getattr(unset, field.name)) for field in dataclasses.fields(kind)]
+    unset: Any = kind()  # every message is a dataclass, which its base class does not say
+    return [(field.name, getattr(unset, field.name)) for field in dataclasses.fields(unset)]
