@@ -1,0 +1,99 @@
+"""A device that `isthmus up` runs: the agent of a piece of media equipment, without a sidecar."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from mesh.local.child import Child, Command, Death, python
+from mesh.local.instance import describe
+from mesh.local.layout import Layout
+from mesh.local.progress import Progress, Stage, Watcher
+from mesh.local.record import ProcessRecord
+from mesh.topology import DeviceSpec
+
+JOIN_TOKEN = "join-token"  # noqa: S105  a file's name
+"""The file in the device's folder that it enrols with, once; it removes the file then."""
+
+
+class Device:
+    """Keeps one device's agent running."""
+
+    def __init__(
+        self, layout: Layout, spec: DeviceSpec, watch: Watcher, changed: Callable[[], None]
+    ) -> None:
+        self.spec = spec
+        self.name = f"device/{spec.device_id}"
+        self.folder = layout.device(spec.device_id)
+        self._watch = watch
+        self._changed = changed
+        self._child = Child(
+            Command(
+                self.name,
+                python("services.device_agent.main"),
+                self.folder / "logs" / "device.log",
+                {
+                    "ISTHMUS_DEVICE_ID": spec.device_id,
+                    "ISTHMUS_REGION": spec.region,
+                    "ISTHMUS_CAPACITY": str(spec.capacity),
+                    "ISTHMUS_TOPOLOGY": str(layout.topology.path),
+                    "ISTHMUS_STATE_DIR": str(self.folder),
+                    "ISTHMUS_ORIGIN_DIR": str(layout.origin),
+                    "ISTHMUS_MEDIA_ROOT": str(layout.topology.media_root),
+                },
+            ),
+            self._died,
+        )
+
+    @property
+    def running(self) -> bool:
+        """Whether it is being kept running."""
+        return self._child.wanted
+
+    @property
+    def enrolled(self) -> bool:
+        """Whether it holds an identity, maybe an old one."""
+        return (self.folder / "identity" / "tls.crt").exists()
+
+    def give_token(self, token: str) -> None:
+        """Leaves a join token where the agent looks for it."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        path = self.folder / JOIN_TOKEN
+        path.touch(mode=0o600)
+        path.write_text(token + "\n")
+
+    async def start(self) -> None:
+        """Starts the agent; whether it connects is for the gateway to say."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        await self._child.start()
+        self._watch(Progress(self.name, Stage.READY))
+        self._changed()
+
+    async def stop(self, grace: float) -> None:
+        """SIGTERM, and SIGKILL after `grace` seconds."""
+        await self._child.stop(grace)
+        self._watch(Progress(self.name, Stage.STOPPED))
+
+    async def kill(self) -> None:
+        """Ends it as a power cut would; it stays down."""
+        await self._child.kill()
+        self._watch(Progress(self.name, Stage.STOPPED, "killed"))
+        self._changed()
+
+    def crash(self) -> int | None:
+        """Kills the agent, as an accident: it is started again. Returns its pid."""
+        return self._child.crash()
+
+    def record(self) -> ProcessRecord:
+        """The process, for `up.json`."""
+        return ProcessRecord(
+            self.name,
+            "device",
+            self.spec.region,
+            self._child.pid,
+            str(self._child.command.log),
+            self._child.deaths,
+        )
+
+    def _died(self, death: Death) -> None:
+        self._watch(Progress(self.name, Stage.DIED, describe(death), death.tail))
+        self._changed()

@@ -1,0 +1,120 @@
+"""One region: its authority first, then its other workloads, its edge, and its devices."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from datetime import datetime
+
+from mesh.authority import Prepared, device_token, prepare
+from mesh.contracts.model import Contract
+from mesh.local.device import Device
+from mesh.local.gather import first_error
+from mesh.local.instance import Instance
+from mesh.local.layout import Layout
+from mesh.local.progress import Watcher
+from mesh.local.record import ProcessRecord
+from mesh.place import EDGE
+
+AUTHORITY = "authority"
+DEVICE_GRACE = 2.5
+SERVICE_GRACE = 3.5
+
+
+class LocalRegion:
+    """All processes of a region on this machine."""
+
+    def __init__(
+        self,
+        contract: Contract,
+        layout: Layout,
+        name: str,
+        watch: Watcher,
+        changed: Callable[[], None],
+        now: Callable[[], datetime],
+    ) -> None:
+        self.name = name
+        self._layout = layout
+        self._now = now
+        self._prepared: Prepared | None = None
+        topology = layout.topology
+        self.instances = {
+            workload: Instance(contract, topology, layout.place(name, workload), watch, changed)
+            for workload in (*topology.workloads, EDGE)
+        }
+        self.devices = {
+            spec.device_id: Device(layout, spec, watch, changed)
+            for spec in topology.devices
+            if spec.region == name
+        }
+
+    @property
+    def running(self) -> bool:
+        """Whether any of its processes is being kept running."""
+        return any(instance.running for instance in self.instances.values()) or any(
+            device.running for device in self.devices.values()
+        )
+
+    async def prepare(self) -> None:
+        """Makes the authority's certificate and the tokens for what has no identity yet."""
+        self._prepared = await asyncio.to_thread(
+            prepare, self._layout.state, self._layout.topology, self.name, self._now()
+        )
+
+    async def start(self) -> None:
+        """Starts everything; returns once all workloads are healthy. Raises `StartFailed`.
+
+        The region must have been prepared: its tokens are valid once.
+        """
+        tokens = {} if self._prepared is None else self._prepared.tokens
+        # Everybody else's first certificate comes from the authority.
+        await self.instances[AUTHORITY].start(None)
+        async with first_error() as tasks:
+            for workload, instance in self.instances.items():
+                if workload != AUTHORITY:
+                    tasks.create_task(instance.start(tokens.get(workload)))
+        async with first_error() as tasks:
+            for device in self.devices.values():
+                tasks.create_task(self.start_device(device))
+
+    async def stop_devices(self) -> None:
+        """Ends the devices."""
+        await asyncio.gather(*(device.stop(DEVICE_GRACE) for device in self.devices.values()))
+
+    async def stop_services(self) -> None:
+        """Ends the workloads' processes."""
+        await asyncio.gather(
+            *(instance.stop_process(SERVICE_GRACE) for instance in self.instances.values())
+        )
+
+    async def stop_sidecars(self) -> None:
+        """Ends the sidecars and removes all sockets."""
+        await asyncio.gather(*(instance.stop_sidecar() for instance in self.instances.values()))
+
+    async def kill(self) -> None:
+        """Ends every process of the region at once, as a power cut would."""
+        await asyncio.gather(
+            *(device.kill() for device in self.devices.values()),
+            *(instance.kill() for instance in self.instances.values()),
+        )
+
+    def records(self) -> Iterator[ProcessRecord]:
+        """Its processes, for `up.json`."""
+        for instance in self.instances.values():
+            yield from instance.records()
+        for device in self.devices.values():
+            yield device.record()
+
+    async def start_device(self, device: Device) -> None:
+        """Starts one device, with a join token if it never enrolled."""
+        if not device.enrolled:
+            token = await asyncio.to_thread(
+                device_token,
+                self._layout.state,
+                self._layout.topology,
+                self.name,
+                device.spec.device_id,
+                self._now(),
+            )
+            device.give_token(token)
+        await device.start()
