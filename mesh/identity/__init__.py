@@ -1,4 +1,5 @@
 """Who is who in the mesh: SPIFFE names, the authority that signs them, keys, folders and tokens.
 
-Everything but `folder` and `tokens`, which are files, is pure: time comes in as an argument.
+`spiffe`, `keys` and `authority` are pure: time comes in as an argument. `folder` and `tokens` are
+files, `enrolment` calls the authority.
 """

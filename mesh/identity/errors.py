@@ -33,3 +33,7 @@ class IdentityFolderError(IdentityError):
 
 class TokenRefused(IdentityError):
     """The join token cannot be used here. What a caller is told never says which reason it was."""
+
+
+class AuthorityUnreachable(IdentityError):
+    """No authority answered: trying again makes sense."""
