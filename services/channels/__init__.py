@@ -1,0 +1,1 @@
+"""What operators want on air, and who encodes it."""

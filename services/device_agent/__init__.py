@@ -1,0 +1,1 @@
+"""A program that is an encoder: it obeys a gateway and runs ffmpeg."""

@@ -1,0 +1,83 @@
+"""The device's certificate: the first one by join token, each next one at half-life."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from datetime import UTC, datetime
+
+import grpc
+import structlog
+
+from mesh.runtime.client import Edges, NoEdge, NoIdentity
+from mesh.runtime.identity import Held, IdentityError, enrol, held, renew
+from services.device_agent.config import Config, ConfigError
+
+_log = structlog.get_logger("isthmus.certificate")
+
+_ENROL_PAUSE_S = (0.5, 2.0)
+_RENEW_PAUSE_S = (5.0, 30.0)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+async def obtain(config: Config) -> Held:
+    """The identity at hand, or a new one; waits for an authority that is not up yet.
+
+    Raises `ConfigError` if there is neither a valid identity nor a way to get one, or if the
+    identity is another's.
+    """
+    try:
+        found = held(config.identity, _now())
+    except IdentityError as error:
+        raise ConfigError(str(error)) from None
+    while found is None:
+        found = await _enrol(config)
+    if not found.spiffe_id.endswith(f"/device/{config.device_id}"):
+        raise ConfigError(
+            f"{config.identity} holds {found.spiffe_id}, and this is device "
+            f"{config.device_id!r}: give each device a state folder of its own"
+        )
+    return found
+
+
+async def _enrol(config: Config) -> Held | None:
+    if config.enrolment is None or config.join_token_file is None:
+        raise ConfigError(
+            f"{config.identity} holds no valid certificate: give --join-token-file and "
+            "--enrolment (`isthmus devices token` makes a token)"
+        )
+    try:
+        # Read anew each time: whoever runs the device may have put a fresh one there.
+        token = config.join_token_file.read_text()
+        trust = config.trust_file.read_bytes() if config.trust_file else None
+        found = await enrol(config.identity, config.enrolment, token.strip(), trust)
+    except (OSError, IdentityError) as error:
+        _log.warning("not enrolled yet", why=str(error))
+        await asyncio.sleep(random.uniform(*_ENROL_PAUSE_S))  # noqa: S311 - jitter
+        return None
+    config.join_token_file.unlink(missing_ok=True)
+    _log.info("enrolled", spiffe_id=found.spiffe_id, not_after=found.not_after.isoformat())
+    return found
+
+
+async def keep_fresh(config: Config, found: Held) -> None:
+    """Renews at half-life, for ever; a failure is tried again until it works."""
+    addresses = [edge.address for edge in config.edges]
+    while True:
+        wait = (found.half_life - _now()).total_seconds()
+        # Devices that enrolled together shall not come back together.
+        await asyncio.sleep(max(0.0, wait) * random.uniform(0.9, 1.0))  # noqa: S311 - jitter
+        edges = Edges(addresses, config.identity)
+        try:
+            found = await edges.call(
+                lambda channel: renew(config.identity, channel), repeatable=True
+            )
+            _log.info("renewed", not_after=found.not_after.isoformat())
+        except (grpc.aio.AioRpcError, NoEdge, NoIdentity, IdentityError, OSError) as error:
+            _log.warning("not renewed yet", why=str(error))
+            await asyncio.sleep(random.uniform(*_RENEW_PAUSE_S))  # noqa: S311 - jitter
+        finally:
+            await edges.close()

@@ -1,0 +1,1 @@
+"""Media equipment: its records, and the gateway that it connects to."""

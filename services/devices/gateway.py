@@ -1,0 +1,404 @@
+"""The methods of isthmus.devices.v1.DeviceGatewayService: sessions, reports and commands."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+
+import grpc
+import structlog
+from google.protobuf.timestamp_pb2 import Timestamp
+from isthmus.channels.v1.channel_pb2 import Channel
+from isthmus.devices.v1 import gateway_pb2 as api
+from isthmus.devices.v1.device_pb2 import DUTY_ACTIVE, Device
+from isthmus.devices.v1.device_pb2 import Session as StoredSession
+from isthmus.devices.v1.gateway_pb2_grpc import DeviceGatewayServiceServicer
+
+from mesh.replication import (
+    Batch,
+    Group,
+    Reach,
+    ReachChanged,
+    ReplicationError,
+    Snapshot,
+    Transaction,
+    View,
+    WatchEvent,
+    WriteContext,
+)
+from mesh.runtime import (
+    Aborted,
+    InvalidArgument,
+    PermissionDenied,
+    RpcError,
+    Unavailable,
+    call_context,
+    caller,
+)
+from services.devices import domain
+from services.devices.session import Session
+
+_log = structlog.get_logger("isthmus.gateway")
+
+SILENT_MS = 2_500
+"""A device that reports nothing for so long is gone, whatever its stream looks like."""
+
+STALE_MS = 3_000
+"""How long a session that the store holds, and nobody holds here, may wait for its device."""
+
+_PING_S = 0.8
+_STORE_MS = 5_000
+_HELLO_S = 5.0
+_STOP_TRIES, _STOP_PAUSE_S = 100, 0.01
+
+
+class _Superseded(Exception):
+    """The store holds a newer session of the device."""
+
+
+class Gateway(DeviceGatewayServiceServicer):
+    """One region's gateway."""
+
+    def __init__(
+        self,
+        group: Group,
+        context: Callable[[], WriteContext],
+        now_ms: Callable[[], int],
+    ) -> None:
+        """`context` is for what the gateway writes by itself."""
+        self._group = group
+        self._context = context
+        self._now_ms = now_ms
+        self._sessions: dict[str, Session] = {}
+        self._channels: dict[str, Channel] | None = None
+        self._reach: Mapping[str, Reach] = {}
+        self._gone: set[str] = set()
+        self._unknown_since: dict[str, int] = {}
+        self._handovers: dict[str, domain.Handover] = {}
+        self._stale_since: dict[str, int] = {}
+        self._stopping = False
+        self._closing: set[asyncio.Task[None]] = set()
+
+    # ---- the stream
+
+    async def Connect(
+        self, requests: AsyncIterator[api.ConnectRequest], context: grpc.aio.ServicerContext
+    ) -> AsyncIterator[api.ConnectResponse]:
+        """One device's session."""
+        hello = await self._hello(requests)
+        session = await self._open(hello)
+        reader = asyncio.create_task(self._read(session, requests))
+        reader.add_done_callback(lambda _: session.wake.set())
+        try:
+            yield api.ConnectResponse(
+                welcome=api.Welcome(gateway_region=self._group.region, epoch=session.epoch)
+            )
+            while True:
+                due = self._due(session)
+                for order in due:
+                    yield _response(order)
+                if not due:
+                    yield api.ConnectResponse(ping=api.Ping())
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(session.wake.wait(), _PING_S)
+                session.wake.clear()
+                if session.ending is not None:
+                    raise session.ending
+                if reader.done():
+                    reader.result()
+                    return
+                if self._now_ms() - session.heard_ms > SILENT_MS:
+                    raise Aborted("the device reported nothing for 2.5 s", reason="DEVICE_SILENT")
+        finally:
+            reader.cancel()
+            if self._sessions.get(session.device_id) is session:
+                del self._sessions[session.device_id]
+            # Not here: this task may be cancelled already.
+            closing = asyncio.create_task(self._close(session))
+            self._closing.add(closing)
+            closing.add_done_callback(self._closing.discard)
+
+    async def _hello(self, requests: AsyncIterator[api.ConnectRequest]) -> api.Hello:
+        principal = caller()
+        try:
+            first = await asyncio.wait_for(anext(requests), _HELLO_S)
+        except (TimeoutError, StopAsyncIteration):
+            raise InvalidArgument(
+                "no message came: the first one is Hello", reason="HELLO_MISSING"
+            ) from None
+        if first.WhichOneof("message") != "hello":
+            raise InvalidArgument("the first message is Hello", reason="HELLO_MISSING")
+        if principal.kind != "device" or principal.name != first.hello.device_id:
+            raise PermissionDenied(
+                f"{principal} may not connect as device {first.hello.device_id!r}: its "
+                "certificate names another",
+                reason="NOT_THIS_DEVICE",
+            )
+        if self._stopping:
+            raise _stopping()
+        return first.hello
+
+    async def _open(self, hello: api.Hello) -> Session:
+        def change(transaction: Transaction) -> Device:
+            known = transaction.get(Device, hello.device_id)
+            device, paths = domain.introduced(known, hello)
+            before = known.session if known is not None else StoredSession()
+            epoch = domain.next_epoch(before, transaction.now_ms)
+            device.session.CopyFrom(self._stored(epoch, 0, transaction.now_ms))
+            device.encodings.CopyFrom(hello.encodings)
+            if known is None:
+                transaction.create(device)
+            else:
+                if known.duty != DUTY_ACTIVE and not known.duty:
+                    paths.append("duty")
+                transaction.set(device, *paths, "session", "encodings")
+            return device
+
+        context = call_context(hello)
+        device = await self._group.write(change, context)
+        session = Session(hello.device_id, device.session.epoch, context, self._now_ms())
+        session.encodings = session.stored = hello.encodings
+        older = self._sessions.get(hello.device_id)
+        if older is not None and older.epoch > session.epoch:
+            raise _newer()
+        if older is not None:
+            older.end(_newer())
+        self._sessions[hello.device_id] = session
+        _log.info("device connected", device=session.device_id, epoch=session.epoch)
+        return session
+
+    async def _read(self, session: Session, requests: AsyncIterator[api.ConnectRequest]) -> None:
+        async for request in requests:
+            if request.WhichOneof("message") != "report":
+                raise InvalidArgument("Hello comes once, and first", reason="HELLO_REPEATED")
+            report, now = request.report, self._now_ms()
+            session.heard(report, now)
+            if (
+                report.encoder_restarts
+                or now - session.stored_ms >= _STORE_MS
+                or domain.tells_news(session.stored, report.encodings)
+            ):
+                await self._store(session, report)
+
+    async def _store(self, session: Session, report: api.Report) -> None:
+        def change(transaction: Transaction) -> Device:
+            known = transaction.get(Device, session.device_id)
+            if known is None or known.session.epoch != session.epoch:
+                raise _Superseded
+            device = Device(device_id=session.device_id, encodings=report.encodings)
+            transaction.set(device, "encodings")
+            if report.encoder_restarts:
+                transaction.increment(
+                    Device, session.device_id, "encoder_restarts", report.encoder_restarts
+                )
+            return device
+
+        try:
+            await self._group.write(change, session.context)
+        except _Superseded:
+            # What the store holds now comes by the watch, which decides whose session it is.
+            return
+        session.stored, session.stored_ms = report.encodings, self._now_ms()
+
+    async def _close(self, session: Session) -> None:
+        """Says in the store that the session ended, unless a newer one is there."""
+        _log.info("device disconnected", device=session.device_id, epoch=session.epoch)
+        try:
+            await self._end_stored(session.device_id, session.epoch, session.context)
+        except ReplicationError as error:
+            # The sweep ends it later.
+            _log.error("session end not written", device=session.device_id, error=str(error))
+
+    async def _end_stored(self, device_id: str, epoch: int, context: WriteContext) -> None:
+        def change(transaction: Transaction) -> Device:
+            known = transaction.get(Device, device_id)
+            if known is None or known.session.epoch != epoch or known.session.connected_rank:
+                raise _Superseded
+            device = Device(device_id=device_id)
+            device.session.CopyFrom(self._stored(epoch, 1, transaction.now_ms))
+            transaction.set(device, "session")
+            return device
+
+        with contextlib.suppress(_Superseded):
+            await self._group.write(change, context)
+
+    def _stored(self, epoch: int, rank: int, now_ms: int) -> StoredSession:
+        changed = Timestamp()
+        changed.FromMilliseconds(now_ms)
+        return StoredSession(
+            epoch=epoch,
+            connected_rank=rank,
+            gateway_region=self._group.region,
+            changed=changed,
+        )
+
+    # ---- what devices are told
+
+    def _due(self, session: Session) -> list[domain.Order]:
+        now = self._now_ms()
+        if self._channels is None:
+            return []
+        self._end_handovers(now)
+        spared = frozenset(
+            handover.channel_id
+            for handover in self._handovers.values()
+            if handover.device_id == session.device_id
+        )
+        gone = self._gone | self._long_unknown(session, self._channels, now)
+        return session.due(self._channels, frozenset(gone), spared, now)
+
+    def _long_unknown(
+        self, session: Session, channels: Mapping[str, Channel], now_ms: int
+    ) -> set[str]:
+        """Channels that the device encodes and no region tells of: deleted while it was away."""
+        heard = all(reach.reachable for reach in self._reach.values())
+        found = set()
+        for channel_id in {e.channel_id for e in session.encodings.encodings}:
+            if channel_id in channels or not heard:
+                self._unknown_since.pop(channel_id, None)
+            elif now_ms - self._unknown_since.setdefault(channel_id, now_ms) >= domain.UNKNOWN_MS:
+                found.add(channel_id)
+        return found
+
+    def _end_handovers(self, now_ms: int) -> None:
+        for channel_id, handover in list(self._handovers.items()):
+            channel = (self._channels or {}).get(channel_id)
+            successor = self._group.get(Device, handover.successor)
+            if channel is None or domain.handover_over(
+                handover, channel.assignment, successor, now_ms
+            ):
+                del self._handovers[channel_id]
+
+    async def watch_channels(self, events: AsyncIterator[WatchEvent]) -> None:
+        """Follows the channels; runs until cancelled."""
+        async for event in events:
+            match event:
+                case Snapshot():
+                    self._channels, self._reach = {}, event.reach
+                    for view in event.entities:
+                        self._channel(self._channels, view)
+                case Batch():
+                    for change in event.changes:
+                        self._channel(self._channels or {}, change.new)
+                case ReachChanged():
+                    self._reach = event.reach
+                    continue
+            self._wake_all()
+
+    def _channel(self, channels: dict[str, Channel], view: View) -> None:
+        channel = view.message
+        if view.deleted:
+            channels.pop(view.key, None)
+            self._gone.add(view.key)
+        elif isinstance(channel, Channel):
+            before = channels.get(view.key)
+            channels[view.key] = channel
+            self._gone.discard(view.key)
+            if before is None or before.assignment != channel.assignment:
+                handover = domain.handover_of(channel, self._now_ms())
+                if handover is not None:
+                    self._handovers[view.key] = handover
+
+    def _wake_all(self) -> None:
+        for session in self._sessions.values():
+            session.wake.set()
+
+    # ---- what others write
+
+    async def watch_devices(self) -> None:
+        """Follows the own group: sessions elsewhere, successors on air; runs until cancelled."""
+        async for event in self._group.watch([Device]):
+            views: list[View] = []
+            if isinstance(event, Snapshot):
+                views = list(event.entities)
+            elif isinstance(event, Batch):
+                views = [change.new for change in event.changes]
+            for view in views:
+                await self._compare(view)
+            if self._handovers:
+                self._wake_all()
+
+    async def _compare(self, view: View) -> None:
+        session = self._sessions.get(view.key)
+        device = view.message
+        if session is None or not isinstance(device, Device):
+            return
+        if view.deleted:
+            session.end(Aborted("the device was deleted: connect again", reason="DELETED"))
+            return
+        stored = device.session
+        if stored.epoch < session.epoch or (
+            stored.epoch == session.epoch and not stored.connected_rank
+        ):
+            return
+        if not stored.connected_rank:
+            session.end(_newer())
+            return
+        # Some other gateway's clock was ahead when it ended its session: ours still lives.
+        await self._reassert(session)
+
+    async def _reassert(self, session: Session) -> None:
+        def change(transaction: Transaction) -> Device:
+            known = transaction.get(Device, session.device_id)
+            if known is None or not known.session.connected_rank:
+                raise _Superseded
+            device = Device(device_id=session.device_id)
+            epoch = domain.next_epoch(known.session, transaction.now_ms)
+            device.session.CopyFrom(self._stored(epoch, 0, transaction.now_ms))
+            transaction.set(device, "session")
+            return device
+
+        with contextlib.suppress(_Superseded):
+            device = await self._group.write(change, session.context)
+            session.epoch = device.session.epoch
+
+    async def run(self) -> None:
+        """Ends sessions that nobody holds; when cancelled, ends all."""
+        try:
+            while True:
+                await asyncio.sleep(0.5)
+                await self._sweep()
+        finally:
+            self._stopping = True
+            for session in self._sessions.values():
+                session.end(_stopping())
+            # Streams end by themselves now; one whose device takes nothing is left to the sweep
+            # of the next start.
+            for _ in range(_STOP_TRIES):
+                if not (self._sessions or self._closing):
+                    break
+                await asyncio.sleep(_STOP_PAUSE_S)
+
+    async def _sweep(self) -> None:
+        now = self._now_ms()
+        stale = set()
+        for device in self._group.list(Device):
+            stored = device.session
+            if (
+                stored.gateway_region == self._group.region
+                and stored.epoch
+                and not stored.connected_rank
+                and device.device_id not in self._sessions
+            ):
+                stale.add(device.device_id)
+                if now - self._stale_since.setdefault(device.device_id, now) >= STALE_MS:
+                    await self._end_stored(device.device_id, stored.epoch, self._context())
+        for device_id in set(self._stale_since) - stale:
+            del self._stale_since[device_id]
+
+
+def _response(order: domain.Order) -> api.ConnectResponse:
+    if isinstance(order, api.Run):
+        return api.ConnectResponse(run=order)
+    return api.ConnectResponse(fence=order)
+
+
+def _newer() -> RpcError:
+    return Aborted("a newer session of this device took over", reason="NEWER_SESSION")
+
+
+def _stopping() -> RpcError:
+    return Unavailable(
+        "this gateway is stopping: connect to another region's", reason="GATEWAY_STOPPING"
+    )
