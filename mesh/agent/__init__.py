@@ -5,6 +5,7 @@ from mesh.agent.errors import (
     ConfigurationRefused,
     EnrolmentRefused,
     PortTaken,
+    RenewalFailed,
     SidecarDied,
     SidecarNotReady,
 )
@@ -15,6 +16,7 @@ __all__ = [
     "ConfigurationRefused",
     "EnrolmentRefused",
     "PortTaken",
+    "RenewalFailed",
     "Sidecar",
     "SidecarDied",
     "SidecarNotReady",

@@ -1,7 +1,7 @@
 """Errors of the agent.
 
 AgentError
-├── EnrolmentRefused        the authority would not take the token, or is not the pinned one
+├── EnrolmentRefused        no authority gave a certificate for the token, or there is no token
 ├── RenewalFailed           no authority signed a fresh certificate
 ├── ConfigurationRefused    Envoy finds fault with the compiled configuration
 ├── PortTaken               another process listens where the sidecar must
@@ -17,7 +17,7 @@ class AgentError(Exception):
 
 
 class EnrolmentRefused(AgentError):
-    """The authority would not take the token, or is not the one that the token pins."""
+    """No authority gave a certificate for the token, or there is no token."""
 
 
 class RenewalFailed(AgentError):

@@ -2,15 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
+import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from enum import Enum
+from pathlib import Path
 
+import grpc
+
+from mesh import envoy
+from mesh.agent import admin
+from mesh.agent.errors import (
+    ConfigurationRefused,
+    EnrolmentRefused,
+    RenewalFailed,
+    SidecarNotReady,
+)
+from mesh.agent.process import EnvoyProcess
 from mesh.contracts.model import Contract
+from mesh.identity import authority, enrolment, folder, tokens
+from mesh.identity.errors import AuthorityUnreachable, IdentityError, IdentityFolderError
+from mesh.identity.spiffe import WorkloadId
 from mesh.place import Place
 from mesh.topology import Topology
+
+# Building resources completes the classes that describe them, once, and not in two threads at once.
+_compiling = threading.Lock()
+_USABLE = timedelta(seconds=30)
+"""An identity with less than this left is as good as none."""
+_POLL = 0.05
+_FIRST_BACKOFF = 1.0
+_LAST_BACKOFF = 30.0
+_LONGEST_SLEEP = 30.0
+_STOP_SECONDS = 5.0
+# Rotation comes this much of a half-life early at most, so that a mesh that started at once does
+# not renew at once.
+_JITTER = 0.1
 
 
 def utc_now() -> datetime:
@@ -59,39 +90,247 @@ class Sidecar:
         on_change: Callable[[Status], None] | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
-        raise NotImplementedError
+        self._contract = contract
+        self._topology = topology
+        self._place = place
+        self._on_change = on_change
+        self._now = now
+        self._identity = WorkloadId(topology.trust_domain, place.region, place.workload)
+        self._status = Status(place.region, place.workload, State.NEW)
+        self._process: EnvoyProcess | None = None
+        self._rotation: asyncio.Task[None] | None = None
+        self._rotating = asyncio.Lock()
 
     @property
     def status(self) -> Status:
         """How it stands now."""
-        raise NotImplementedError
+        return self._status
+
+    @property
+    def pid(self) -> int | None:
+        """Envoy's process id while it runs."""
+        return None if self._process is None or self._process.exited else self._process.pid
 
     async def start(self, join_token: str | None = None, *, ready_within: float = 20.0) -> None:
         """Enrols if the identity folder holds no identity that is still valid, then runs Envoy.
 
         Returns once Envoy is ready. `join_token` may be None for the authority's own sidecar
         (`mesh.authority.prepare` wrote its identity) and wherever a valid identity is at hand.
-        Raises `EnrolmentRefused`, `ConfigurationRefused`, `PortTaken` or `SidecarNotReady`;
-        nothing is left running then. Enrolment waits for an authority that is not up yet.
+        Raises `EnrolmentRefused`, `ConfigurationRefused`, `PortTaken`, `SidecarDied` or
+        `SidecarNotReady`; nothing is left running then. Enrolment waits for an authority that is
+        not up yet. `ready_within` bounds the whole, in seconds.
         """
-        raise NotImplementedError
+        if self.pid is not None:
+            return
+        deadline = asyncio.get_running_loop().time() + ready_within
+        try:
+            await self._enrol(join_token, deadline)
+            self._change(state=State.STARTING, problem="")
+            bootstrap = await asyncio.to_thread(self._configure)
+            self._process = await EnvoyProcess.start(bootstrap, self._place.logs / "envoy.log")
+            await self._until_ready(self._process, deadline, ready_within)
+        except BaseException as error:
+            self._change(state=State.FAILED, problem=str(error))
+            await self.kill()
+            raise
+        self._rotation = asyncio.create_task(
+            self._keep_fresh(), name=f"rotate {self._place.region}/{self._place.workload}"
+        )
+        self._change(state=State.READY, problem="")
 
     async def wait(self) -> None:
         """Returns when the sidecar was stopped; raises `SidecarDied` if Envoy ended by itself."""
-        raise NotImplementedError
+        process = self._process
+        if process is None:
+            return
+        await process.wait()
+        if self._process is not process or self._status.state in (State.DRAINING, State.STOPPED):
+            return
+        await self._end_rotation()
+        error = process.failure()
+        self._change(state=State.FAILED, problem=str(error))
+        raise error
+
+    async def rotate(self) -> None:
+        """Renews the certificate now, through the sidecar's own egress.
+
+        Raises `RenewalFailed` if no authority signs one; the present certificate stays then.
+        """
+        async with self._rotating, self._egress() as channel:
+            try:
+                fresh = await enrolment.renew(channel)
+            except IdentityError as error:
+                raise RenewalFailed(
+                    f"no fresh certificate for {self._identity.uri}: {error}"
+                ) from None
+            if fresh.spiffe_id != self._identity.uri:
+                raise RenewalFailed(
+                    f"the authority signed {fresh.spiffe_id} for {self._identity.uri}"
+                )
+            fresh.write(self._place.identity)
+        self._change(not_after=fresh.not_after, rotations=self._status.rotations + 1, problem="")
 
     async def drain(self, settle: float = 1.0) -> None:
-        """Fails health checks and ends listeners gracefully, then waits `settle` seconds."""
-        raise NotImplementedError
+        """Fails health checks and ends listeners gracefully, then waits `settle` seconds.
+
+        Calls in flight finish; SIGTERM alone would lose them.
+        """
+        self._change(state=State.DRAINING)
+        socket = self._place.admin_socket
+        try:
+            await admin.post(socket, "/healthcheck/fail")
+            await admin.post(socket, "/drain_listeners?graceful&skip_exit")
+        except admin.AdminUnreachable:
+            return  # it ended by itself, or hangs: there is nobody to drain
+        await asyncio.sleep(settle)
 
     async def stop(self, *, drain: bool = True) -> None:
         """Drains, then ends Envoy and the rotation. May be called twice, and in any state."""
-        raise NotImplementedError
+        await self._end_rotation()
+        process = self._process
+        if process is not None and not process.exited:
+            if drain:
+                await self.drain()
+            self._change(state=State.STOPPED)
+            await process.stop(_STOP_SECONDS)
+        self._process = None
+        self._change(state=State.STOPPED)
 
     async def kill(self) -> None:
         """Ends Envoy as a power cut would: for faults on purpose."""
-        raise NotImplementedError
+        await self._end_rotation()
+        process, self._process = self._process, None
+        if process is not None:
+            await process.kill()
+        if self._status.state is not State.FAILED:
+            self._change(state=State.STOPPED)
 
     async def restart(self) -> None:
         """Stops with drain and starts again with the identity at hand."""
-        raise NotImplementedError
+        await self.stop()
+        await self.start()
+
+    async def _enrol(self, join_token: str | None, deadline: float) -> None:
+        held = self._held(join_token)
+        if held is None:
+            self._change(state=State.ENROLLING, problem="")
+            if join_token is None:
+                raise EnrolmentRefused(
+                    f"{self._place.identity} holds no valid identity of {self._identity.uri}, and "
+                    "there is no join token: `isthmus up` makes one"
+                )
+            await self._redeem(join_token, deadline)
+            held = folder.read(self._place.identity)
+        self._change(spiffe_id=held.spiffe_id, not_after=held.not_after)
+
+    def _held(self, join_token: str | None) -> folder.Held | None:
+        """The identity at hand, if it may be used: valid, ours, and of the token's authority."""
+        try:
+            held = folder.read(self._place.identity)
+            roots = authority.fingerprints(held.trust_pem)
+            if join_token is not None and tokens.parse(join_token).root_hash not in roots:
+                return None
+        except IdentityFolderError:
+            return None
+        except IdentityError as error:
+            raise EnrolmentRefused(str(error)) from None
+        usable = held.spiffe_id == self._identity.uri and held.not_after - self._now() > _USABLE
+        return held if usable else None
+
+    async def _redeem(self, join_token: str, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        address = self._topology.enrolment(self._place.region)
+        while True:
+            try:
+                fresh = await enrolment.enrol(address.host, address.port, join_token)
+            except AuthorityUnreachable as error:
+                if loop.time() >= deadline:
+                    raise EnrolmentRefused(
+                        f"{error}. The authority's sidecar and process must run first"
+                    ) from None
+                await asyncio.sleep(0.1)
+                continue
+            except IdentityError as error:
+                raise EnrolmentRefused(str(error)) from None
+            if fresh.spiffe_id != self._identity.uri:
+                raise EnrolmentRefused(
+                    f"the join token is {fresh.spiffe_id}'s, not {self._identity.uri}'s"
+                )
+            fresh.write(self._place.identity)
+            return
+
+    def _configure(self) -> Path:
+        """Compiles, writes and validates."""
+        place = self._place
+        for needed in (place.run, place.logs):
+            needed.mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            with _compiling:
+                configuration = envoy.compile_for(self._contract, self._topology, place)
+            bootstrap = configuration.write(envoy.folder(place))
+            envoy.validate(bootstrap)
+        except envoy.EnvoyConfigError as error:
+            raise ConfigurationRefused(str(error)) from None
+        return bootstrap
+
+    async def _until_ready(
+        self, process: EnvoyProcess, deadline: float, ready_within: float
+    ) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            if process.exited:
+                raise process.failure()
+            try:
+                status, _ = await admin.get(self._place.admin_socket, "/ready")
+                if status == 200:
+                    return
+            except admin.AdminUnreachable:
+                pass  # not listening yet
+            if loop.time() >= deadline:
+                raise SidecarNotReady(
+                    f"Envoy was not ready within {ready_within:g} s: see "
+                    f"{self._place.logs / 'envoy.log'}"
+                )
+            await asyncio.sleep(_POLL)
+
+    async def _keep_fresh(self) -> None:
+        while True:
+            held = folder.read(self._place.identity)
+            early = (held.half_life - held.not_before) * (_JITTER * random.random())  # noqa: S311  spreads load, guards nothing
+            await self._sleep_until(held.half_life - early)
+            backoff = _FIRST_BACKOFF
+            while True:
+                try:
+                    await self.rotate()
+                    break
+                except RenewalFailed as error:
+                    self._change(problem=f"{error}; trying again")
+                await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311  the same
+                backoff = min(backoff * 2, _LAST_BACKOFF)
+
+    async def _sleep_until(self, moment: datetime) -> None:
+        # In pieces: a laptop that slept wakes up with another time.
+        while (left := (moment - self._now()).total_seconds()) > 0:  # noqa: ASYNC110  waits for a time
+            await asyncio.sleep(min(left, _LONGEST_SLEEP))
+
+    def _egress(self) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(
+            f"unix:{self._place.egress_socket}",
+            options=[
+                ("grpc.default_authority", enrolment.AUTHORITY),
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+
+    async def _end_rotation(self) -> None:
+        task, self._rotation = self._rotation, None
+        if task is not None and task is not asyncio.current_task():
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def _change(self, **changes: object) -> None:
+        status = replace(self._status, **changes)  # type: ignore[arg-type]  # names are Status's own
+        if status != self._status:
+            self._status = status
+            if self._on_change is not None:
+                self._on_change(status)

@@ -1,10 +1,6 @@
 """The region's certificate authority: a workload (`main`), and its preparation offline."""
 
-from mesh.authority.prepare import (
-    Prepared,
-    device_token,
-    issue_operator,
-    prepare,
-)
+from mesh.authority.keep import AuthorityDamaged
+from mesh.authority.prepare import Prepared, device_token, issue_operator, prepare
 
-__all__ = ["Prepared", "device_token", "issue_operator", "prepare"]
+__all__ = ["AuthorityDamaged", "Prepared", "device_token", "issue_operator", "prepare"]

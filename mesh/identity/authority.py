@@ -58,6 +58,11 @@ def fingerprint(certificate: x509.Certificate) -> str:
     return certificate.fingerprint(hashes.SHA256()).hex()
 
 
+def fingerprints(pem: bytes) -> frozenset[str]:
+    """The fingerprints of all certificates in a PEM. Raises `ValueError` if it is none."""
+    return frozenset(map(fingerprint, x509.load_pem_x509_certificates(pem)))
+
+
 def make_root(trust_domain: str, now: datetime) -> Issuer:
     """A self-signed root for a trust domain. It signs the regions' issuing certificates only."""
     key = keys.make_key()
@@ -137,6 +142,11 @@ def sign(
     )
 
 
+def check(signing_request: bytes) -> None:
+    """Raises `SigningRequestRefused` unless `sign` would take this DER signing request."""
+    _requested_key(signing_request)
+
+
 def pem(*certificates: x509.Certificate) -> bytes:
     """Certificates as one PEM, in the order given."""
     return b"".join(c.public_bytes(serialization.Encoding.PEM) for c in certificates)
@@ -164,7 +174,7 @@ def _end(issuer: x509.Certificate, now: datetime, lifetime: timedelta) -> dateti
     if end <= now:
         raise IssuerExpired(
             f"{issuer.subject.rfc4514_string()} ended at {issuer.not_valid_after_utc:%F %T} UTC: "
-            "run `isthmus up` again to renew it"
+            "`isthmus up` renews it when it starts"
         )
     return end
 

@@ -1,0 +1,93 @@
+"""Issuers in files: certificate, root and key in one PEM of mode 0600, replaced atomically."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cryptography import x509
+
+from mesh.identity import authority, keys
+from mesh.identity.authority import Issuer
+
+_KEY = b"-----BEGIN PRIVATE KEY-----"
+ISSUING = "issuing.pem"
+TOKENS = "tokens.sqlite"
+_ROOT = "root.pem"
+_ROOT_CERTIFICATE = "root.crt"
+
+
+class AuthorityDamaged(Exception):
+    """A file of the authority cannot be used; the message says what to do."""
+
+
+def root_file(state: Path) -> Path:
+    """The root's certificate and key, below the state's root folder."""
+    return state / "root" / _ROOT
+
+
+def data_folder(state: Path, region: str) -> Path:
+    """What a region's authority keeps: `Place.data` of that workload."""
+    return state / region / "authority" / "data"
+
+
+def load(path: Path) -> Issuer | None:
+    """The issuer in a file; None if there is no file. Raises `AuthorityDamaged`."""
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        return None
+    try:
+        certificates, marker, key = content.partition(_KEY)
+        own, root = x509.load_pem_x509_certificates(certificates)
+        return Issuer(own, keys.read_key(marker + key), root)
+    except ValueError as error:
+        raise AuthorityDamaged(
+            f"{path} is damaged ({error}): restore it from a backup, or delete it and run "
+            "`isthmus up`, which makes a new one and has everybody below it enrol again"
+        ) from None
+
+
+def save(path: Path, issuer: Issuer) -> None:
+    """Writes an issuer; on disk before it returns."""
+    content = authority.pem(issuer.certificate, issuer.root) + keys.key_pem(issuer.key)
+    _replace(path, content, 0o600)
+
+
+def save_root(state: Path, root: Issuer) -> None:
+    """Writes the root, and its certificate once more for whoever wants to trust it."""
+    save(root_file(state), root)
+    _replace(root_file(state).with_name(_ROOT_CERTIFICATE), authority.pem(root.certificate), 0o644)
+
+
+@contextmanager
+def locked(state: Path) -> Iterator[None]:
+    """One preparation at a time, in this process and others: there is one root."""
+    folder = root_file(state).parent
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    descriptor = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _replace(path: Path, content: bytes, mode: int) -> None:
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,47 @@
+"""The authority's process: `python -m mesh.authority.main`, started by `isthmus up`."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+
+from isthmus.mesh.v1 import authority_pb2_grpc as rpc
+
+from mesh.authority import keep
+from mesh.authority.service import AuthorityService, EnrolmentService, Signer
+from mesh.identity.enrolment import AUTHORITY
+from mesh.identity.tokens import TokenStore
+from mesh.runtime import Host, run
+
+
+def _now() -> datetime:
+    return datetime.fromtimestamp(time.time_ns() / 1e9, UTC)
+
+
+async def build(host: Host) -> None:
+    """Adds the authority's two services.
+
+    Raises `AuthorityDamaged` if the region was not prepared.
+    """
+    path = host.place.data / keep.ISSUING
+    issuer = keep.load(path)
+    if issuer is None:
+        raise keep.AuthorityDamaged(
+            f"{path} is missing: `isthmus up` prepares a region before it starts it"
+        )
+    tokens = TokenStore(host.place.data / keep.TOKENS, host.region, issuer.root_hash)
+    signer = Signer(issuer, host.topology, host.region, _now)
+    host.add(
+        rpc.add_EnrolmentServiceServicer_to_server,
+        EnrolmentService(signer, tokens, host.topology.trust_domain),
+        "isthmus.mesh.v1.EnrolmentService",
+    )
+    host.add(
+        rpc.add_AuthorityServiceServicer_to_server,
+        AuthorityService(signer, tokens, host.topology, host.region),
+        "isthmus.mesh.v1.AuthorityService",
+    )
+
+
+if __name__ == "__main__":
+    run(AUTHORITY, build)
