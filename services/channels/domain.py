@@ -42,7 +42,7 @@ def violations_of_update(
     update: ChannelUpdate, paths: Collection[str], regions: Collection[str]
 ) -> dict[str, str]:
     """What is wrong with an update beyond its values, by field."""
-    found = {}
+    found: dict[str, str] = {}
     if "home_region" in paths:
         found |= violations_of_home("update.home_region", update.home_region, regions)
     if "source" in paths and not update.source.WhichOneof("source"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
 
 import grpc
 import structlog
@@ -39,6 +40,7 @@ from mesh.runtime import (
 from services.devices import domain
 from services.devices.session import Session
 
+Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger("isthmus.gateway")
 
 SILENT_MS = 2_500
@@ -83,7 +85,9 @@ class Gateway(DeviceGatewayServiceServicer):
     # ---- the stream
 
     async def Connect(
-        self, requests: AsyncIterator[api.ConnectRequest], context: grpc.aio.ServicerContext
+        self,
+        requests: AsyncIterator[api.ConnectRequest],
+        context: grpc.aio.ServicerContext[Any, Any],
     ) -> AsyncIterator[api.ConnectResponse]:
         """One device's session."""
         hello = await self._hello(requests)

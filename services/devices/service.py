@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 from isthmus.devices.v1 import devices_pb2 as api
 from isthmus.devices.v1.device_pb2 import Device
@@ -11,7 +13,7 @@ from mesh.replication import Group, Transaction
 from mesh.runtime import FailedPrecondition, NotFound, call_context
 from services.paging import page_by_key
 
-Context = grpc.aio.ServicerContext
+Context = grpc.aio.ServicerContext[Any, Any]
 
 
 class DeviceService(DeviceServiceServicer):
