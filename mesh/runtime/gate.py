@@ -7,6 +7,7 @@ statuses, and the call is logged and counted.
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from time import perf_counter
@@ -17,13 +18,13 @@ import structlog
 from google.protobuf.message import Message
 from opentelemetry import metrics
 
-from mesh.replication import ReplicationError
 from mesh.runtime.authorization import Rule, authorize
 from mesh.runtime.context import Call, current, trace_parent
-from mesh.runtime.errors import InvalidArgument, RpcError, Unauthenticated, abort
+from mesh.runtime.errors import InvalidArgument, Unauthenticated, abort
+from mesh.runtime.logs import redacted
 from mesh.runtime.principal import UNENROLLED, Principal, UntrustedCaller, from_header
 from mesh.runtime.values import Validation
-from mesh.runtime.write_errors import from_replication
+from mesh.runtime.write_errors import typed
 
 HEALTH = "/grpc.health.v1.Health/"
 _log = structlog.get_logger("isthmus.rpc")
@@ -113,6 +114,8 @@ class Gate(grpc.aio.ServerInterceptor):
             yield request
 
     def _check(self, request: Message) -> None:
+        if _log.is_enabled_for(logging.DEBUG):
+            _log.debug("request", type=request.DESCRIPTOR.full_name, request=redacted(request))
         violations = self._validation.violations(request)
         if violations:
             raise InvalidArgument.fields(violations)
@@ -129,17 +132,14 @@ class Gate(grpc.aio.ServerInterceptor):
             # Never reset: each call is a task, and so a context, of its own.
             current.set(Call(method, principal))
             yield
-        except RpcError as error:
-            code = error.code
-            await abort(context, error)
-        except ReplicationError as error:
-            answer = from_replication(error)
-            code = answer.code
-            await abort(context, answer)
         except grpc.aio.AbortError:
             code = _status_code(context.code())
             raise
-        except Exception:
+        except Exception as error:
+            answer = typed(error)
+            if answer is not None:
+                code = answer.code
+                await abort(context, answer)
             code = grpc.StatusCode.INTERNAL
             _log.exception("call failed unexpectedly", method=method, principal=str(principal))
             await context.abort(code, "internal error; the service's log has it by trace id")

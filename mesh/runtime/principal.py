@@ -80,6 +80,8 @@ def _elements(header: str) -> list[str]:
         elif character == "," and not quoted:
             elements.append(header[start:at])
             start = at + 1
+    if quoted:
+        raise UntrustedCaller("a quote in x-forwarded-client-cert is never closed")
     elements.append(header[start:])
     return [element.strip() for element in elements if element.strip()]
 

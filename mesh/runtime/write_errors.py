@@ -1,4 +1,4 @@
-"""Replication's errors as statuses, so that services need not translate them."""
+"""What a method raised as the status to answer with, so that services need not translate."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ from mesh.runtime.errors import (
     RpcError,
     Unavailable,
 )
+
+
+def typed(error: BaseException) -> RpcError | None:
+    """The status that an exception stands for; None if nobody foresaw it.
+
+    A group counts as its first typed member: a method that reads its stream in a task group raises
+    the refusal of a bad message wrapped in one.
+    """
+    if isinstance(error, RpcError):
+        return error
+    if isinstance(error, ReplicationError):
+        return from_replication(error)
+    if isinstance(error, BaseExceptionGroup):
+        return next(filter(None, map(typed, error.exceptions)), None)
+    return None
 
 
 def from_replication(error: ReplicationError) -> RpcError:
