@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
+from pathlib import Path
 
+from mesh.authority.prepare import FRESH_FOR
+from mesh.identity.errors import IdentityError
+from mesh.identity.folder import read
 from mesh.local.child import Child, Command, Death, python
 from mesh.local.instance import describe
 from mesh.local.layout import Layout
 from mesh.local.progress import Progress, Stage, Watcher
 from mesh.local.record import ProcessRecord
+from mesh.place import EDGE
 from mesh.topology import DeviceSpec
 
 JOIN_TOKEN = "join-token"  # noqa: S105  a file's name
-"""The file in the device's folder that it enrols with, once; it removes the file then."""
+"""The file in the device's folder with the token that it enrols with, once."""
 
 
 class Device:
@@ -31,15 +37,7 @@ class Device:
                 self.name,
                 python("services.device_agent.main"),
                 self.folder / "logs" / "device.log",
-                {
-                    "ISTHMUS_DEVICE_ID": spec.device_id,
-                    "ISTHMUS_REGION": spec.region,
-                    "ISTHMUS_CAPACITY": str(spec.capacity),
-                    "ISTHMUS_TOPOLOGY": str(layout.topology.path),
-                    "ISTHMUS_STATE_DIR": str(self.folder),
-                    "ISTHMUS_ORIGIN_DIR": str(layout.origin),
-                    "ISTHMUS_MEDIA_ROOT": str(layout.topology.media_root),
-                },
+                _environment(layout, spec, self.folder),
             ),
             self._died,
         )
@@ -49,10 +47,12 @@ class Device:
         """Whether it is being kept running."""
         return self._child.wanted
 
-    @property
-    def enrolled(self) -> bool:
-        """Whether it holds an identity, maybe an old one."""
-        return (self.folder / "identity" / "tls.crt").exists()
+    def enrolled(self, now: datetime) -> bool:
+        """Whether it holds an identity with enough time left to be renewed."""
+        try:
+            return read(self.folder / "identity").not_after - now > FRESH_FOR
+        except IdentityError:
+            return False
 
     def give_token(self, token: str) -> None:
         """Leaves a join token where the agent looks for it."""
@@ -97,3 +97,22 @@ class Device:
     def _died(self, death: Death) -> None:
         self._watch(Progress(self.name, Stage.DIED, describe(death), death.tail))
         self._changed()
+
+
+def _environment(layout: Layout, spec: DeviceSpec, folder: Path) -> dict[str, str]:
+    topology = layout.topology
+    edges = (
+        f"{region}={topology.route(spec.region, region, EDGE)}"
+        for region in topology.failover_order(spec.region)
+    )
+    return {
+        "ISTHMUS_DEVICE_ID": spec.device_id,
+        "ISTHMUS_REGION": spec.region,
+        "ISTHMUS_DEVICE_CAPACITY": str(spec.capacity),
+        "ISTHMUS_STATE_DIR": str(folder),
+        "ISTHMUS_MEDIA_ROOT": str(topology.media_root),
+        "ISTHMUS_OUTPUT_DIR": str(layout.origin),
+        "ISTHMUS_EDGES": ",".join(edges),
+        "ISTHMUS_ENROLMENT": str(topology.enrolment(spec.region)),
+        "ISTHMUS_JOIN_TOKEN_FILE": str(folder / JOIN_TOKEN),
+    }

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from functools import partial
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from mesh.agent import AgentError, Sidecar, Status
 from mesh.agent import State as SidecarState
@@ -155,9 +154,7 @@ class Instance:
         self._changed()
 
     def _new_sidecar(self) -> Sidecar:
-        return Sidecar(
-            self._contract, self._topology, self.place, on_change=partial(self._sidecar_changed)
-        )
+        return Sidecar(self._contract, self._topology, self.place, on_change=self._sidecar_changed)
 
     async def _keep_sidecar(self) -> None:
         loop = asyncio.get_running_loop()
@@ -216,9 +213,12 @@ async def serving(place: Place, within: float = 1.0) -> bool:
         f"unix:{place.app_socket}", options=[("grpc.use_local_subchannel_pool", 1)]
     ) as channel:
         try:
-            answer = await health_pb2_grpc.HealthStub(channel).Check(
-                health_pb2.HealthCheckRequest(), timeout=within
+            check = channel.unary_unary(
+                "/grpc.health.v1.Health/Check",
+                request_serializer=health_pb2.HealthCheckRequest.SerializeToString,
+                response_deserializer=health_pb2.HealthCheckResponse.FromString,
             )
+            answer = await check(health_pb2.HealthCheckRequest(), timeout=within)
         except grpc.aio.AioRpcError:
             return False
     return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)

@@ -107,7 +107,7 @@ class LocalRegion:
 
     async def start_device(self, device: Device) -> None:
         """Starts one device, with a join token if it never enrolled."""
-        if not device.enrolled:
+        if not device.enrolled(self._now()):
             token = await asyncio.to_thread(
                 device_token,
                 self._layout.state,

@@ -1,0 +1,64 @@
+"""One call of an operator to a service, whichever edge answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from mesh.cli.session import run, session
+
+DEADLINE = 8.0
+"""Seconds; the contract's own deadlines are shorter."""
+
+
+def read(
+    mesh: Path, region: str, stub: Callable[[grpc.aio.Channel], Any], method: str, request: Any
+) -> Any:
+    """The reply to a call without side effects."""
+
+    async def call() -> Any:
+        async with session(mesh, region) as opened:
+            return await opened.read(
+                lambda channel: getattr(stub(channel), method)(request, timeout=DEADLINE)
+            )
+
+    return run(call())
+
+
+def write(
+    mesh: Path, region: str, stub: Callable[[grpc.aio.Channel], Any], method: str, request: Any
+) -> Any:
+    """The reply to a mutation; sets `request_id`, so that repeats have one effect."""
+
+    async def call() -> Any:
+        def invoke(channel: grpc.aio.Channel, request_id: str) -> Any:
+            request.request_id = request_id
+            return getattr(stub(channel), method)(request, timeout=DEADLINE)
+
+        async with session(mesh, region) as opened:
+            return await opened.write(invoke)
+
+    return run(call())
+
+
+def pages(
+    mesh: Path, region: str, stub: Callable[[grpc.aio.Channel], Any], method: str, request: Any
+) -> list[Any]:
+    """Every page of a list."""
+
+    async def call() -> list[Any]:
+        replies: list[Any] = []
+        async with session(mesh, region) as opened:
+            while True:
+                reply = await opened.read(
+                    lambda channel: getattr(stub(channel), method)(request, timeout=DEADLINE)
+                )
+                replies.append(reply)
+                if not reply.next_page_token:
+                    return replies
+                request.page_token = reply.next_page_token
+
+    return run(call())

@@ -1,0 +1,36 @@
+"""`isthmus mesh`: what the contract makes of the mesh."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from mesh.cli.options import MESH, AsJson, MeshPath
+
+app = typer.Typer(help="The sidecars' configuration.", no_args_is_help=True)
+
+
+@app.callback()
+def group() -> None:
+    """The sidecars' configuration."""
+
+
+@app.command()
+def render(
+    out: Annotated[Path, typer.Option("--out", help="The folder to write to.", metavar="DIR")],
+    mesh: MeshPath = MESH,
+    as_json: AsJson = False,
+) -> None:
+    """Writes the validated configuration of each sidecar: `DIR/<region>/<workload>/`."""
+    from mesh.cli import output
+    from mesh.contracts import load as load_contract
+    from mesh.local.render import render_all
+    from mesh.topology import load
+
+    written = render_all(load_contract(), load(mesh), out)
+    if as_json:
+        output.print_json({"files": [str(path) for path in written]})
+    else:
+        print(f"{len(written)} files, all accepted by Envoy, are in {out}")

@@ -1,0 +1,73 @@
+"""Prints results: tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from google.protobuf.message import Message
+from rich.console import Console
+from rich.table import Table
+
+
+def plain(value: Any) -> Any:
+    """A value as JSON has it; messages with their fields' names in the contract."""
+    if isinstance(value, Message):
+        return MessageToDict(
+            value, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+        )
+    if isinstance(value, dict):
+        return {str(key): plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value
+
+
+def print_json(value: Any, *, one_line: bool = False) -> None:
+    """Prints a value as JSON; with `one_line` as a record of a stream."""
+    json.dump(plain(value), sys.stdout, indent=None if one_line else 2)
+    sys.stdout.write("\n")
+    sys.stdout.flush()
+
+
+def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
+    """Prints a table, or the sentence `empty` if it has no rows."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    Console(highlight=False).print(table if table.row_count else empty)
+
+
+def print_fields(fields: Iterable[tuple[str, str]]) -> None:
+    """Prints names and values, one pair a line; empty values are left out."""
+    table = Table(box=None, pad_edge=False, show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for name, value in fields:
+        if value:
+            table.add_row(name, value)
+    Console(highlight=False).print(table)
+
+
+def duration(span: timedelta) -> str:
+    """``850 ms``, ``12.3 s``, ``42 min``, ``5.1 h``."""
+    seconds = span.total_seconds()
+    for limit, text in (
+        (1, f"{seconds * 1000:.0f} ms"),
+        (90, f"{seconds:.1f} s"),
+        (5400, f"{seconds / 60:.0f} min"),
+    ):
+        if abs(seconds) < limit:
+            return text
+    return f"{seconds / 3600:.1f} h"
+
+
+def local_time(time: datetime) -> str:
+    """A time in UTC, as an operator reads it here."""
+    return time.replace(tzinfo=UTC).astimezone().strftime("%Y-%m-%d %H:%M:%S")

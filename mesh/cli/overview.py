@@ -1,0 +1,157 @@
+"""`isthmus overview`: the global picture, once or as it changes."""
+
+from __future__ import annotations
+
+from datetime import UTC
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mesh.cli.options import MESH, AsJson, MeshPath, Prefer
+
+if TYPE_CHECKING:
+    from isthmus.overview.v1.overview_pb2 import ChannelView, Event, Overview, Update
+
+
+def overview(
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Then print what happens, until Ctrl-C.")
+    ] = False,
+    mesh: MeshPath = MESH,
+    region: Prefer = "",
+    as_json: AsJson = False,
+) -> None:
+    """Shows all regions, channels and devices, as one region sees them."""
+    from isthmus.overview.v1.overview_pb2 import GetOverviewRequest
+    from isthmus.overview.v1.overview_pb2_grpc import OverviewServiceStub
+
+    from mesh.cli import output
+    from mesh.cli.calls import read
+    from mesh.cli.session import run
+
+    if watch:
+        run(_watch(mesh, region, as_json))
+        return
+    reply = read(mesh, region, OverviewServiceStub, "GetOverview", GetOverviewRequest())
+    if as_json:
+        output.print_json(reply.overview)
+    else:
+        show(reply.overview)
+
+
+def show(picture: Overview) -> None:
+    """Prints the picture as tables."""
+    from mesh.cli import output
+    from mesh.cli.devices import duty_name, is_connected
+
+    print(f"As {picture.region} sees it:")
+    output.print_table(
+        ("REGION", "HEARD", "DEVICES", "ON AIR"),
+        (
+            (
+                view.region,
+                "yes" if view.reachable else "no",
+                str(view.devices_connected),
+                str(view.channels_on_air),
+            )
+            for view in picture.regions
+        ),
+        "No region.",
+    )
+    print()
+    output.print_table(
+        ("CHANNEL", "TITLE", "HOME", "STATE", "ENCODED BY"),
+        (
+            (
+                view.channel.channel_id,
+                view.channel.title or "-",
+                view.channel.home_region,
+                state_name(view),
+                ", ".join(running.device_id for running in view.encodings) or "-",
+            )
+            for view in picture.channels
+        ),
+        "There is no channel yet: try `isthmus channels create news --start`.",
+    )
+    print()
+    output.print_table(
+        ("DEVICE", "REGION", "DUTY", "CONNECTED"),
+        (
+            (
+                device.device_id,
+                device.region,
+                duty_name(device),
+                f"through {device.session.gateway_region}" if is_connected(device) else "no",
+            )
+            for device in picture.devices
+        ),
+        "No device is enrolled yet.",
+    )
+
+
+def state_name(view: ChannelView) -> str:
+    """``on air``, ``lost`` and so on."""
+    from isthmus.overview.v1 import overview_pb2
+
+    name = overview_pb2.ChannelState.Name(view.state)
+    return name.removeprefix("CHANNEL_STATE_").lower().replace("_", " ")
+
+
+async def _watch(mesh: Path, region: str, as_json: bool) -> None:
+    """Follows the picture. A stream that ends is opened again, at another edge if need be."""
+    import grpc
+    from isthmus.overview.v1.overview_pb2 import WatchOverviewRequest
+    from isthmus.overview.v1.overview_pb2_grpc import OverviewServiceStub
+
+    from mesh.cli.session import session
+
+    again = (
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.DEADLINE_EXCEEDED,  # the stream's maximum age
+    )
+    async with session(mesh, region) as opened:
+        while True:
+            async with opened.edges.connect() as channel:
+                try:
+                    async for message in OverviewServiceStub(channel).WatchOverview(
+                        WatchOverviewRequest()
+                    ):
+                        _tell(message, as_json)
+                except grpc.aio.AioRpcError as error:
+                    if error.code() not in again:
+                        raise
+
+
+def _tell(message: Any, as_json: bool) -> None:
+    from mesh.cli import output
+
+    if as_json:
+        output.print_json(message, one_line=True)
+        return
+    match message.WhichOneof("message"):
+        case "snapshot":
+            show(message.snapshot)
+            print(flush=True)
+        case "update":
+            for line in _changes(message.update):
+                print(line, flush=True)
+        case "event":
+            print(_sentence(message.event), flush=True)
+
+
+def _changes(update: Update) -> list[str]:
+    """What an update says, without the progress of encoders, which never ends."""
+    return [
+        *(f"         channel {name} is deleted" for name in update.deleted_channels),
+        *(f"         device {name} is deleted" for name in update.deleted_devices),
+    ]
+
+
+def _sentence(event: Event) -> str:
+    from isthmus.overview.v1 import overview_pb2
+
+    time = event.time.ToDatetime(tzinfo=UTC).astimezone().strftime("%H:%M:%S")
+    kind = overview_pb2.EventKind.Name(event.kind).removeprefix("EVENT_KIND_")
+    return f"{time} {kind.lower().replace('_', ' ')}: {event.text}"

@@ -1,0 +1,126 @@
+"""`isthmus status`: how every workload stands, and whether the regions agree."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mesh.cli.options import MESH, AsJson, MeshPath, Prefer
+
+if TYPE_CHECKING:
+    from isthmus.mesh.v1.status_pb2 import GetStatusResponse
+
+    from mesh.cli.standing import Agreement, Standing
+
+
+def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) -> int:
+    """Shows each workload's health, owner, certificate, lag and digest, by region.
+
+    With `--region` only that one. Exits with 1 if anything is unhealthy, or if regions that
+    applied the same changes hold different data.
+    """
+    from mesh.cli import output
+    from mesh.cli.exits import Exit
+    from mesh.cli.session import run, session
+    from mesh.cli.standing import agreements, ask
+
+    async def look() -> list[Standing]:
+        async with session(mesh, region) as opened:
+            topology = opened.topology
+            regions = (topology.region(region).name,) if region else topology.region_names
+            return await ask(topology, opened.layout.operator, regions)
+
+    standings = run(look())
+    found = agreements(standings)
+    healthy = all(standing.healthy for standing in standings)
+    agree = not any(agreement.differing for agreement in found)
+    if as_json:
+        output.print_json(
+            {
+                "healthy": healthy,
+                "digests_agree": agree,
+                "workloads": [
+                    {
+                        "region": each.region,
+                        "workload": each.workload,
+                        "healthy": each.healthy,
+                        "problem": each.problem,
+                        "status": each.status,
+                    }
+                    for each in standings
+                ],
+                "groups": [vars(each) for each in found],
+            }
+        )
+    else:
+        _show(standings, found)
+    if not any(standing.healthy for standing in standings):
+        return Exit.UNREACHABLE
+    return Exit.OK if healthy and agree else Exit.FAILED
+
+
+def _show(standings: list[Standing], found: list[Agreement]) -> None:
+    from mesh.cli import output
+
+    output.print_table(
+        ("REGION", "WORKLOAD", "HEALTHY", "OWNER", "RUNBOOK", "CERTIFICATE", "LAG", "DIGEST"),
+        (_row(standing) for standing in standings),
+        "The mesh has no workload.",
+    )
+    print()
+    for agreement in found:
+        print(_sentence(agreement))
+
+
+def _row(standing: Standing) -> tuple[str, ...]:
+    status = standing.status
+    if status is None:
+        return (standing.region, standing.workload, "no", standing.problem, "", "", "", "")
+    return (
+        standing.region,
+        standing.workload,
+        "yes",
+        status.owner,
+        status.runbook,
+        _certificate(status),
+        ", ".join(_lags(status)) or "-",
+        status.group.digest.hex()[:12] or "-",
+    )
+
+
+def _certificate(status: GetStatusResponse) -> str:
+    from datetime import UTC, datetime
+
+    from mesh.cli import output
+
+    left = status.certificate.not_after.ToDatetime(tzinfo=UTC) - datetime.now(UTC)
+    return f"{output.duration(left)} left" if left.total_seconds() > 0 else "expired"
+
+
+def _lags(status: GetStatusResponse) -> list[str]:
+    from mesh.cli import output
+
+    return [
+        f"{link.peer} "
+        + (
+            f"cut off for {output.duration(link.silence.ToTimedelta())}"
+            if not link.connected
+            else f"{output.duration(link.lag.ToTimedelta())} ({link.lag_changes})"
+            if link.lag_changes
+            else "0"
+        )
+        for link in status.group.links
+    ]
+
+
+def _sentence(agreement: Agreement) -> str:
+    regions = ", ".join(agreement.regions)
+    if agreement.differing:
+        return (
+            f"{agreement.group}: DIFFERENT DATA in {', '.join(agreement.differing)} after the same "
+            "changes: see docs/runbooks/replication.md"
+        )
+    if agreement.converged and len(agreement.regions) > 1:
+        return f"{agreement.group}: {regions} hold identical data (digest {agreement.digest[:12]})"
+    if agreement.converged:
+        return f"{agreement.group}: only {regions} answered"
+    return f"{agreement.group}: changes are on their way between {regions}"

@@ -1,0 +1,1 @@
+"""The story of `isthmus demo`: a stage, its steps, and the order in which they play."""

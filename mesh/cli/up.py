@@ -1,0 +1,79 @@
+"""`isthmus up`: runs every region of `mesh.yaml` on this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from mesh.cli.options import MESH, AsJson, MeshPath
+
+if TYPE_CHECKING:
+    from mesh.local.layout import Layout
+    from mesh.local.record import Record
+
+
+def up(
+    detach: Annotated[
+        bool, typer.Option("--detach", "-d", help="Return once all is healthy; it keeps running.")
+    ] = False,
+    mesh: MeshPath = MESH,
+    as_json: AsJson = False,
+) -> None:
+    """Runs all regions, with devices and the WAN between, until Ctrl-C or `isthmus down`."""
+    from mesh.cli import output
+    from mesh.cli.progress import view
+    from mesh.local.layout import Layout
+    from mesh.topology import load
+
+    layout = Layout.of(load(mesh))
+
+    def tell(record: Record) -> None:
+        if as_json:
+            output.print_json(record.to_json())
+        else:
+            _welcome(layout, record, detach)
+
+    with view(quiet=as_json) as watch:
+        if detach:
+            from mesh.cli.session import run
+            from mesh.local.detach import start_detached
+
+            tell(run(start_detached(layout)))
+        else:
+            import asyncio
+
+            from mesh.contracts import load as load_contract
+            from mesh.local.supervisor import Supervisor
+
+            async def supervise() -> None:
+                await Supervisor(load_contract(), layout, watch).run(tell)
+
+            asyncio.run(supervise())
+
+
+def _welcome(layout: Layout, record: Record, detached: bool) -> None:
+    topology = layout.topology
+    took = ((record.healthy_ms or record.started_ms) - record.started_ms) / 1000
+    regions = ", ".join(topology.region_names)
+    edges = "  ".join(f"{name} {topology.edge(name)}" for name in topology.region_names)
+    last = topology.region_names[-1]
+    print(
+        f"""
+Up in {took:.1f} s: {regions} with {len(record.processes)} processes.
+
+  edges      {edges}
+  origin     http://{topology.origin}/<channel>/live.m3u8
+  operator   {layout.operator}/tls.crt, tls.key, trust.crt
+  logs       {layout.state}/<region>/<workload>/logs/
+
+Try:
+  isthmus status
+  isthmus channels create news --title "Evening news" --start
+  isthmus overview --watch
+  isthmus local wan cut {last}       then: isthmus local wan heal
+  isthmus local region kill {last}   then: isthmus local region start {last}
+{"  isthmus down" if detached else ""}
+{"" if detached else "Ctrl-C stops everything."}""".rstrip(),
+        flush=True,
+    )
