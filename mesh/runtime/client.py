@@ -114,15 +114,18 @@ class Edges:
     async def _dial(self, address: str, failures: dict[str, str]) -> grpc.aio.Channel | None:
         channel = grpc.aio.secure_channel(address, self._credentials(), options=_OPTIONS)
         try:
-            await asyncio.wait_for(channel.channel_ready(), self._connect_seconds)
+            async with asyncio.timeout(self._connect_seconds):
+                failure = await _connected(channel)
         except TimeoutError:
-            failures[address] = f"no connection within {self._connect_seconds:g} s"
-            await channel.close()
-            return None
+            failure = f"no connection within {self._connect_seconds:g} s"
         except BaseException:
             await channel.close()
             raise
-        return channel
+        if failure is None:
+            return channel
+        failures[address] = failure
+        await channel.close()
+        return None
 
     async def _drop(self, address: str) -> None:
         channel = self._channels.pop(address, None)
@@ -141,6 +144,33 @@ class Edges:
                 f"{error.filename} cannot be read ({error.strerror}):"
                 " is the mesh up, and is this its folder?"
             ) from None
+
+
+async def _connected(channel: grpc.aio.Channel) -> str | None:
+    """Waits for the first attempt to connect; returns why it failed, None if it did not.
+
+    A dead edge mostly refuses at once, and the next one is not kept waiting for it.
+    """
+    state = channel.get_state(try_to_connect=True)
+    while state is not grpc.ChannelConnectivity.READY:
+        if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
+            return await _why(channel)
+        await channel.wait_for_state_change(state)
+        state = channel.get_state(try_to_connect=True)
+    return None
+
+
+async def _why(channel: grpc.aio.Channel) -> str | None:
+    """What a failing channel says about itself: only a call is told. None if it works by now."""
+    probe: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(
+        "/grpc.health.v1.Health/Check"
+    )
+    try:
+        await probe(b"")
+    except grpc.aio.AioRpcError as error:
+        if error.code() is grpc.StatusCode.UNAVAILABLE:
+            return error.details() or error.code().name
+    return None
 
 
 def _no_edge(failures: dict[str, str]) -> NoEdge:
