@@ -85,6 +85,8 @@ def arguments(
         *_input(source, picture, media_root),
         *_video(source, picture),
         *("-f", "hls", "-hls_time", str(SEGMENT_S)),
+        # The first packets say that nothing comes before them: decoders start anew at a takeover.
+        *("-hls_segment_options", "mpegts_flags=+initial_discontinuity"),
         *("-hls_list_size", str(_LISTED), "-hls_delete_threshold", str(_KEPT)),
         *("-hls_flags", "program_date_time+temp_file+delete_segments+independent_segments"),
         *("-hls_segment_filename", f"{escaped}/{run}-%06d.ts"),
