@@ -15,6 +15,10 @@ from mesh.replication.errors import (
     WriteError,
     WriteNotStored,
 )
+from mesh.replication.feed import FeedServicer, follow_feed
+from mesh.replication.group import Applied, Group
+from mesh.replication.serve import LinkServicer
+from mesh.replication.transaction import Transaction
 from mesh.replication.views import (
     Batch,
     ChangeRecord,
@@ -30,11 +34,15 @@ from mesh.replication.views import (
 
 __all__ = [
     "AlreadyExists",
+    "Applied",
     "Batch",
     "ChangeRecord",
     "EntityChange",
+    "FeedServicer",
+    "Group",
     "GroupClosed",
     "LastChange",
+    "LinkServicer",
     "NotFound",
     "NotReplicated",
     "Origin",
@@ -46,10 +54,12 @@ __all__ = [
     "Snapshot",
     "StoreError",
     "StoreFull",
+    "Transaction",
     "View",
     "WatchEvent",
     "WatcherTooSlow",
     "WriteContext",
     "WriteError",
     "WriteNotStored",
+    "follow_feed",
 ]

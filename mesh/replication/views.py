@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 
 from mesh.replication.core.clocks import Origin, Vector
 
+MessageClass = type[Message]
+
 
 @dataclass(frozen=True)
 class WriteContext:
@@ -43,10 +45,9 @@ class View:
     key: str
     generation: int
     deleted: bool
-    created_ms: int
     last_change: LastChange
     value: bytes
-    message_class: type[Message] = field(repr=False, compare=False)
+    message_class: MessageClass = field(repr=False, compare=False)
 
     @cached_property
     def message(self) -> Message:

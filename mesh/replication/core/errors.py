@@ -12,7 +12,7 @@ class ReplicationError(Exception):
 class LinkFault(ReplicationError):
     """A link cannot go on. `remedy` says what an operator should do."""
 
-    reason: link_pb2.LinkErrorReason = link_pb2.LINK_ERROR_REASON_UNSPECIFIED
+    reason: link_pb2.LinkErrorReason.ValueType = link_pb2.LINK_ERROR_REASON_UNSPECIFIED
     remedy = "read the log of both regions"
 
 

@@ -1,0 +1,158 @@
+"""Drives a journal and its store: one thread, one commit at a time, none without need.
+
+The next commit starts when the one before it is done, with all that came meanwhile; no timer makes
+a lone write wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+from mesh.replication.core.entities import EntityKey
+from mesh.replication.core.journal import Batch, Journal, Visible, Write
+from mesh.replication.errors import GroupClosed, OriginChanged, StoreError, WriteNotStored
+from mesh.replication.store import Store
+
+_log = logging.getLogger("isthmus.replication")
+
+FLUSH_SECONDS = 5.0
+FLUSH_ENTITIES = 20_000
+RETRY_SECONDS = 1.0
+
+
+class Committer:
+    """Commits, resolves writes, flushes state. `on_visible` is called after each commit."""
+
+    def __init__(
+        self, name: str, journal: Journal, store: Store, on_visible: Callable[[Visible], None]
+    ) -> None:
+        self._name = name
+        self._journal = journal
+        self._store = store
+        self._on_visible = on_visible
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"commit-{name}")
+        self._wake = asyncio.Event()
+        self._waiters: dict[int, asyncio.Future[None]] = {}
+        self._unflushed: set[EntityKey] = set()
+        self._closing = False
+        self._failure: BaseException | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self) -> None:
+        """Starts to commit and to flush."""
+        self._tasks = [
+            asyncio.create_task(self._run(), name=f"commit {self._name}"),
+            asyncio.create_task(self._flush_often(), name=f"flush {self._name}"),
+        ]
+
+    def wake(self) -> None:
+        """Something may be there to commit."""
+        self._wake.set()
+
+    def check_open(self) -> None:
+        """Raises `GroupClosed` if no write can be taken any more."""
+        if self._closing:
+            raise GroupClosed(f"group {self._name} is closing")
+        if self._failure is not None:
+            raise GroupClosed(
+                f"group {self._name} stopped committing: restart the process"
+            ) from self._failure
+
+    def submit(self, write: Write) -> asyncio.Future[None]:
+        """Queues a write; the future is done once it is durable, or has its `WriteError`."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters[id(write)] = future
+        self._journal.submit(write)
+        self._wake.set()
+        return future
+
+    def refuse(self, writes: Sequence[Write], error: Exception | None = None) -> None:
+        """Tells writers that their writes are lost."""
+        for write in writes:
+            future = self._waiters.pop(id(write), None)
+            if future is not None and not future.done():
+                future.set_exception(
+                    error or OriginChanged("the region took a new incarnation: try again")
+                )
+                future.exception()  # a writer who left does not fetch it
+
+    async def _run(self) -> None:
+        try:
+            while not self._closing:
+                await self._wake.wait()
+                self._wake.clear()
+                while (batch := self._journal.next_batch()) is not None:
+                    if not await self._commit(batch):
+                        break
+        except Exception as error:
+            _log.critical("group %s stopped committing", self._name, exc_info=True)
+            self._failure = error
+            self._fail_all(GroupClosed(f"group {self._name} stopped committing: {error}"))
+
+    async def _commit(self, batch: Batch) -> bool:
+        loop = asyncio.get_running_loop()
+        try:
+            await loop.run_in_executor(self._thread, self._store.commit, batch)
+        except StoreError as error:
+            _log.error("group %s could not store: %s", self._name, error)
+            refused = WriteNotStored(str(error))
+            refused.__cause__ = error
+            self.refuse(self._journal.failed(batch), refused)
+            # Frames wait in the journal; a new write tries at once.
+            loop.call_later(RETRY_SECONDS, self._wake.set)
+            return False
+        visible = self._journal.stored(batch)
+        self._unflushed |= visible.changes.keys()
+        for write in batch.writes:
+            future = self._waiters.pop(id(write), None)
+            if future is not None and not future.done():
+                future.set_result(None)
+        self._on_visible(visible)
+        return True
+
+    def _fail_all(self, error: Exception) -> None:
+        waiters, self._waiters = self._waiters, {}
+        for future in waiters.values():
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # as above
+
+    async def _flush_often(self) -> None:
+        waited = 0.0
+        while True:
+            await asyncio.sleep(FLUSH_SECONDS / 10)
+            waited += FLUSH_SECONDS / 10
+            if waited >= FLUSH_SECONDS or len(self._unflushed) >= FLUSH_ENTITIES:
+                waited = 0.0
+                await self.flush()
+
+    async def flush(self) -> None:
+        """Brings the stored state up to what is committed now. A failure is logged, not raised."""
+        if not self._unflushed:
+            return
+        entities, self._unflushed = self._unflushed, set()
+        states = {entity: self._journal.committed[entity] for entity in entities}
+        vector = dict(self._journal.vector)
+        try:
+            await asyncio.get_running_loop().run_in_executor(
+                self._thread, self._store.flush, states, vector
+            )
+        except StoreError as error:
+            self._unflushed |= entities
+            _log.warning("group %s could not flush its state: %s", self._name, error)
+
+    async def close(self) -> None:
+        """Commits what is queued, flushes, and lets go of the store."""
+        self._closing = True
+        self._wake.set()
+        if self._tasks:
+            await asyncio.gather(self._tasks[0])
+            self._tasks[1].cancel()
+            await asyncio.gather(self._tasks[1], return_exceptions=True)
+        self._fail_all(GroupClosed(f"group {self._name} is closed"))
+        await self.flush()
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
+        self._thread.shutdown()

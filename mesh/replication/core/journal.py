@@ -1,0 +1,350 @@
+"""A group in one region: what is applied, what is in flight, what waits.
+
+Writes and frames queue; `next_batch` hands all of them, as far as they may be applied, to a store;
+`stored` makes them visible, `failed` takes the local ones back. One batch is in flight at a time:
+writers who come meanwhile share the next commit. Readers see what is stored; writers also see the
+writes before them that are not stored yet.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from mesh.replication.core.cells import Stamp
+from mesh.replication.core.clocks import (
+    MAX_AHEAD_MS,
+    HybridClock,
+    Origin,
+    Vector,
+    covers,
+    milliseconds,
+)
+from mesh.replication.core.digest import Digest
+from mesh.replication.core.entities import Change, EntityKey, EntityState, from_change, join
+from mesh.replication.core.errors import ChainBroken, ClockAhead, HistoryTruncated, RestoredBackup
+from mesh.replication.core.frames import (
+    GENESIS,
+    MAX_BYTES,
+    MAX_CHANGES,
+    Frame,
+    build,
+    chain,
+    parse,
+)
+
+_BATCH_BYTES = 8 * MAX_BYTES
+
+
+class Receipt(NamedTuple):
+    """The kept result of an operation; `digest` is the request's."""
+
+    actor: str
+    method: str
+    request_id: str
+    digest: bytes
+    type: str
+    response: bytes
+    time_ms: int
+
+
+class Step(NamedTuple):
+    """What a write's change did to its entity, seen from the writer: state before and after."""
+
+    entity: EntityKey
+    before: EntityState | None
+    after: EntityState
+
+
+@dataclass
+class Write:
+    """Changes that become visible together. `size` approximates their bytes in a frame."""
+
+    changes: Sequence[Change]
+    steps: Sequence[Step]
+    receipt: Receipt | None
+    size: int
+
+
+@dataclass
+class Batch:
+    """What one commit holds; `vector` is how far the region is once it is stored."""
+
+    frames: list[Frame]
+    writes: list[Write]
+    vector: Vector
+    receipts: list[Receipt]
+    local: Frame | None
+
+
+@dataclass
+class Visible:
+    """What a commit made visible: for each entity its state before and after."""
+
+    changes: dict[EntityKey, tuple[EntityState | None, EntityState]]
+    frames: list[Frame]
+
+
+@dataclass
+class Recovered:
+    """What a store held when it was opened; empty for a new one."""
+
+    states: dict[EntityKey, EntityState] = field(default_factory=dict)
+    vector: Vector = field(default_factory=dict)
+    heads: dict[Origin, bytes] = field(default_factory=dict)
+    clock: int = 0
+
+
+class Journal:
+    """The state machine of a group in one region.
+
+    `committed` and `vector` always belong together. An origin's tail is vouched for by all peers
+    before it is continued: a write that comes earlier goes under a new incarnation, so that a
+    restored backup never says two things under one sequence number.
+    """
+
+    def __init__(
+        self,
+        region: str,
+        peers: Iterable[str],
+        contract_digest: bytes,
+        recovered: Recovered,
+        now_ms: int,
+    ) -> None:
+        self.region = region
+        self.contract_digest = contract_digest
+        self.committed = recovered.states
+        self.vector = recovered.vector
+        self.clock = HybridClock(recovered.clock)
+        self.waiting: dict[Origin, deque[Frame]] = {}
+        self._heads = recovered.heads
+        self._received = dict(recovered.vector)
+        self._received_heads = dict(recovered.heads)
+        self._overlay: dict[EntityKey, EntityState] = {}
+        self._pending: dict[EntityKey, int] = {}
+        self._queue: deque[Write] = deque()
+        self._in_flight: Batch | None = None
+        self._digest = Digest()
+        for entity in self.committed:
+            self._digest.touch(entity)
+        lives = [origin for origin in self.vector if origin.region == region]
+        self._unconfirmed = set(peers) if lives else set()
+        self.origin = max(lives, default=Origin(region, now_ms))
+
+    # Local writes.
+
+    def look(self, entity: EntityKey) -> EntityState | None:
+        """An entity as a writer sees it: with the writes in flight."""
+        found = self._overlay.get(entity)
+        return self.committed.get(entity) if found is None else found
+
+    def entities(self) -> Iterator[EntityKey]:
+        """The keys of all entities as a writer sees them."""
+        yield from self.committed
+        yield from (entity for entity in self._overlay if entity not in self.committed)
+
+    def begin_write(self, now_ms: int) -> None:
+        """Before a write looks at anything: settles under which origin it goes."""
+        if self._unconfirmed:
+            self._renew(now_ms)
+
+    def stamp(self, now_ms: int) -> Stamp:
+        """The stamp of the next local change."""
+        return Stamp(self.clock.tick(now_ms), *self.origin)
+
+    def submit(self, write: Write) -> None:
+        """Queues a write, which later writes see at once and readers once it is stored."""
+        self._queue.append(write)
+        for step in write.steps:
+            self._overlay[step.entity] = step.after
+            self._pending[step.entity] = self._pending.get(step.entity, 0) + 1
+
+    @property
+    def quiet(self) -> bool:
+        """Whether no local write is queued or in flight."""
+        return not self._queue and (self._in_flight is None or not self._in_flight.writes)
+
+    # Frames from elsewhere.
+
+    def receive(self, body: bytes, hash: bytes, now_ms: int) -> tuple[Frame, bool]:
+        """Takes a frame from a peer. Returns it, and whether it is new here.
+
+        Raises `ChainBroken`, `HistoryTruncated` (a gap before it), `FormatUnknown`,
+        `ClockAhead`, and `RestoredBackup` if it is this very origin's; it is not kept then.
+        """
+        frame = parse(body, hash)
+        origin = frame.origin
+        known = self._received.get(origin, 0)
+        if frame.last <= known:
+            return frame, False
+        where = f"the frame of {origin} at {frame.first}"
+        if frame.first > known + 1:
+            raise HistoryTruncated(f"{where} came, and {known + 1} was expected")
+        if frame.first <= known:
+            raise ChainBroken(f"{where} overlaps what ends at {known}")
+        if chain(self._received_heads.get(origin, GENESIS), body) != hash:
+            raise ChainBroken(f"{where} does not follow from what is here up to {known}")
+        ahead = milliseconds(frame.newest) - now_ms
+        if ahead > MAX_AHEAD_MS:
+            raise ClockAhead(f"{where} is {ahead / 1000:.0f} s ahead of the clock here")
+        if origin == self.origin:
+            raise RestoredBackup(f"{where} was written by this region, which lost it")
+        frame.states = [from_change(change) for change in frame.changes]
+        self._received[origin] = frame.last
+        self._received_heads[origin] = hash
+        self.waiting.setdefault(origin, deque()).append(frame)
+        return frame, True
+
+    def learn(self, peer: str, vector: Mapping[Origin, int], now_ms: int) -> list[Write]:
+        """Compares with what a peer says it has.
+
+        If it knows more of the current origin than is here, an old backup was restored: the region
+        takes a new incarnation. Returns the queued writes that are lost by it, to be refused.
+        """
+        if vector.get(self.origin, 0) > self.vector.get(self.origin, 0):
+            return self._renew(now_ms)
+        self._unconfirmed.discard(peer)
+        return []
+
+    def _renew(self, now_ms: int) -> list[Write]:
+        self.origin = Origin(self.region, max(now_ms, self.origin.incarnation + 1))
+        self._unconfirmed.clear()
+        if self._queue:
+            return self._drop()
+        return []
+
+    # The way to the store.
+
+    def next_batch(self) -> Batch | None:
+        """All that may be stored now; None if that is nothing or a batch is in flight."""
+        if self._in_flight is not None:
+            return None
+        frames: list[Frame] = []
+        vector = dict(self.vector)
+        writes, local = self._close_local()
+        if local is not None:
+            frames.append(local)
+            vector[local.origin] = local.last
+        frames += self._admit(vector)
+        if not frames and not writes:
+            return None
+        receipts = [write.receipt for write in writes if write.receipt is not None]
+        self._in_flight = Batch(frames, writes, vector, receipts, local)
+        return self._in_flight
+
+    def _close_local(self) -> tuple[list[Write], Frame | None]:
+        writes: list[Write] = []
+        changes: list[Change] = []
+        size = 0
+        while self._queue:
+            write = self._queue[0]
+            full = len(changes) + len(write.changes) > MAX_CHANGES or size + write.size > MAX_BYTES
+            if changes and full:
+                break
+            writes.append(self._queue.popleft())
+            changes += write.changes
+            size += write.size
+        if not changes:
+            return writes, None
+        first = self.vector.get(self.origin, 0) + 1
+        head = self._heads.get(self.origin, GENESIS)
+        frame = build(self.origin, first, head, changes, self.vector, self.contract_digest)
+        return writes, frame
+
+    def _admit(self, vector: Vector) -> list[Frame]:
+        """Takes the waiting frames whose dependencies `vector` covers, and adds them to it."""
+        admitted: list[Frame] = []
+        size = 0
+        again = True
+        while again and size < _BATCH_BYTES:
+            again = False
+            for origin, frames in self.waiting.items():
+                while frames and size < _BATCH_BYTES and covers(vector, frames[0].dependencies):
+                    frame = frames.popleft()
+                    admitted.append(frame)
+                    vector[origin] = frame.last
+                    size += len(frame.body)
+                    again = True
+        self.waiting = {origin: frames for origin, frames in self.waiting.items() if frames}
+        return admitted
+
+    def stored(self, batch: Batch) -> Visible:
+        """The batch is durable: makes it visible."""
+        visible = Visible({}, batch.frames)
+        for write in batch.writes:
+            for step in write.steps:
+                before = self.committed.get(step.entity)
+                after = step.after if before is step.before else join(before, step.after)
+                self._commit(visible, step.entity, before, after)
+        for frame in batch.frames:
+            self._heads[frame.origin] = frame.hash
+            if frame is batch.local:
+                self._received[frame.origin] = frame.last
+                self._received_heads[frame.origin] = frame.hash
+                continue
+            for change, state in zip(frame.changes, frame.states, strict=True):
+                before = self.committed.get(change.entity)
+                self._commit(visible, change.entity, before, join(before, state))
+            self.clock.receive(frame.newest)
+        self.vector = batch.vector
+        self._release(batch.writes, visible)
+        self._in_flight = None
+        return visible
+
+    def _commit(
+        self,
+        visible: Visible,
+        entity: EntityKey,
+        before: EntityState | None,
+        after: EntityState | None,
+    ) -> None:
+        if after is before or after is None:
+            return
+        self.committed[entity] = after
+        self._digest.touch(entity)
+        first = visible.changes.get(entity)
+        visible.changes[entity] = (first[0] if first else before, after)
+
+    def _release(self, writes: Sequence[Write], visible: Visible) -> None:
+        for write in writes:
+            for step in write.steps:
+                left = self._pending[step.entity] - 1
+                if left:
+                    self._pending[step.entity] = left
+                else:
+                    del self._pending[step.entity], self._overlay[step.entity]
+        for entity in self._overlay.keys() & visible.changes.keys():
+            joined = join(self._overlay[entity], self.committed[entity])
+            if joined is not None:
+                self._overlay[entity] = joined
+
+    def failed(self, batch: Batch) -> list[Write]:
+        """The batch was not stored: returns the local writes that are lost, to be refused.
+
+        Writes queued behind it had seen it, so they go too. Frames wait again.
+        """
+        self._in_flight = None
+        for frame in reversed(batch.frames):
+            if frame is not batch.local:
+                self.waiting.setdefault(frame.origin, deque()).appendleft(frame)
+        return [*batch.writes, *self._drop()]
+
+    def _drop(self) -> list[Write]:
+        dropped = list(self._queue)
+        self._queue.clear()
+        in_flight = self._in_flight.writes if self._in_flight else []
+        self._pending.clear()
+        self._overlay.clear()
+        for write in in_flight:
+            for step in write.steps:
+                self._overlay[step.entity] = step.after
+                self._pending[step.entity] = self._pending.get(step.entity, 0) + 1
+        return dropped
+
+    # What others are told.
+
+    def digest(self) -> bytes:
+        """The digest of what is committed, tombstones included: 32 bytes."""
+        return self._digest.value(self.committed)

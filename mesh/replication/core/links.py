@@ -1,0 +1,328 @@
+"""Both ends of a link, as state machines over the messages of isthmus.replication.v1.LinkService.
+
+The receiver says where it is and how much it can take; the sender sends what it has stored beyond
+that, in the order in which it committed, which is a causal order. Frames travel as stored bytes.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from isthmus.replication.v1 import frame_pb2, link_pb2
+
+from mesh.replication.core import errors
+from mesh.replication.core.clocks import (
+    MAX_AHEAD_MS,
+    Origin,
+    Vector,
+    milliseconds,
+    origin_from_proto,
+    vector_from_proto,
+    vector_to_proto,
+)
+from mesh.replication.core.frames import FORMATS, StoredFrame
+from mesh.replication.core.journal import Journal, Write
+
+HEARTBEAT_MS = 1000
+WINDOW_BYTES = 8 << 20
+WINDOW_CHANGES = 1 << 16
+"""How much a receiver takes on one link before it has merged it durably."""
+
+_READ_BYTES = 2 << 20
+
+_FAULTS: dict[int, type[errors.LinkFault]] = {
+    fault.reason: fault
+    for fault in (
+        errors.HistoryTruncated,
+        errors.ChainBroken,
+        errors.WrongGroup,
+        errors.WrongRegion,
+        errors.FormatUnknown,
+        errors.ClockAhead,
+        errors.RestoredBackup,
+    )
+}
+
+
+def error_message(fault: errors.LinkFault) -> link_pb2.FollowResponse:
+    """What tells the peer why its link ends."""
+    return link_pb2.FollowResponse(
+        error=link_pb2.LinkError(reason=fault.reason, message=str(fault), remedy=fault.remedy)
+    )
+
+
+def hello(journal: Journal, group: str, regions: Iterable[str] = ()) -> link_pb2.FollowHello:
+    """What either end says of itself first."""
+    return link_pb2.FollowHello(
+        group=group,
+        origin=frame_pb2.Origin(
+            region=journal.origin.region, incarnation=journal.origin.incarnation
+        ),
+        formats=FORMATS,
+        contract_digest=journal.contract_digest,
+        vector=vector_to_proto(journal.vector),
+        clock=journal.clock.last,
+        regions=sorted(regions),
+    )
+
+
+def check_hello(
+    message: link_pb2.FollowHello, group: str, peer: str, own_region: str, now_ms: int
+) -> None:
+    """Raises the `LinkFault` for which two ends cannot link."""
+    if message.group != group:
+        raise errors.WrongGroup(f"{peer} speaks of group {message.group!r}, here is {group!r}")
+    region = message.origin.region
+    if region != peer or region == own_region:
+        raise errors.WrongRegion(f"{peer} says that it is {region!r}; here is {own_region!r}")
+    if not set(message.formats) & set(FORMATS):
+        raise errors.FormatUnknown(
+            f"{peer} reads the frame formats {list(message.formats)}, here they are {list(FORMATS)}"
+        )
+    ahead = milliseconds(message.clock) - now_ms
+    if ahead > MAX_AHEAD_MS:
+        raise errors.ClockAhead(f"{peer} is {ahead / 1000:.0f} s ahead of the clock here")
+
+
+class FrameLog(Protocol):
+    """Where a sender reads what was committed."""
+
+    def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
+        """An origin's frames that end beyond a sequence number, in order; at least one if any."""
+
+
+@dataclass
+class PeerView:
+    """What is known of a peer from its link."""
+
+    origin: Origin | None = None
+    vector: Vector = field(default_factory=dict)
+    diverged: bool = False
+
+
+class Receiver:
+    """The end that asks for changes. One object serves one stream."""
+
+    def __init__(self, journal: Journal, group: str, peer: str, view: PeerView) -> None:
+        self._journal = journal
+        self._group = group
+        self._peer = peer
+        self._view = view
+        self._greeted = False
+        self._owed: deque[tuple[Origin, int, int, int]] = deque()
+        self._acknowledged: Vector = {}
+        self._wanted: frozenset[str] = frozenset()
+
+    @property
+    def greeted(self) -> bool:
+        """Whether the sender answered."""
+        return self._greeted
+
+    def open(self, regions: Iterable[str]) -> list[link_pb2.FollowRequest]:
+        """The first messages: who asks, what it wants, how much it can take."""
+        self._wanted = frozenset(regions)
+        return [
+            link_pb2.FollowRequest(hello=hello(self._journal, self._group, self._wanted)),
+            _credit(WINDOW_BYTES, WINDOW_CHANGES),
+        ]
+
+    def want(self, regions: Iterable[str]) -> list[link_pb2.FollowRequest]:
+        """Asks for other regions' changes from now on.
+
+        More regions come with more credit: what was sent may wait for just their changes.
+        """
+        wanted = frozenset(regions)
+        if wanted == self._wanted:
+            return []
+        more = wanted - self._wanted
+        self._wanted = wanted
+        messages = [link_pb2.FollowRequest(want=link_pb2.Want(regions=sorted(wanted)))]
+        if more:
+            messages.append(_credit(WINDOW_BYTES, WINDOW_CHANGES))
+        return messages
+
+    def on_message(self, message: link_pb2.FollowResponse, now_ms: int) -> list[Write]:
+        """Takes a message in. Returns local writes that are lost by it, to be refused.
+
+        Raises the `LinkFault` that ends the link.
+        """
+        kind = message.WhichOneof("message")
+        if kind == "error":
+            fault = _FAULTS.get(message.error.reason, errors.LinkFault)
+            raise fault(f"{self._peer} says: {message.error.message}")
+        if kind == "hello":
+            check_hello(message.hello, self._group, self._peer, self._journal.region, now_ms)
+            self._greeted = True
+            self._view.origin = origin_from_proto(message.hello.origin)
+            self._view.vector = vector_from_proto(message.hello.vector)
+            return self._journal.learn(self._peer, self._view.vector, now_ms)
+        if not self._greeted:
+            raise errors.LinkFault(f"{self._peer} sent {kind} before its hello")
+        if kind == "frame":
+            self._frame(message.frame, now_ms)
+        elif kind == "heartbeat":
+            self._heartbeat(message.heartbeat)
+        return []
+
+    def _frame(self, message: frame_pb2.Frame, now_ms: int) -> None:
+        frame, _ = self._journal.receive(message.body, message.hash, now_ms)
+        size, changes = len(frame.body), len(frame.changes)
+        self._owed.append((frame.origin, frame.last, size, changes))
+
+    def _heartbeat(self, message: link_pb2.Heartbeat) -> None:
+        vector = vector_from_proto(message.vector)
+        self._view.vector = vector
+        own = self._journal.origin
+        if vector.get(own, 0) > self._journal.vector.get(own, 0):
+            raise errors.RestoredBackup(f"{self._peer} knows more of {own} than is here")
+        if vector == self._journal.vector:
+            self._view.diverged = message.digest != self._journal.digest()
+
+    def settle(self) -> list[link_pb2.FollowRequest]:
+        """After a commit: acknowledges what is durable, and grants what it freed."""
+        vector = self._journal.vector
+        size = changes = 0
+        kept: deque[tuple[Origin, int, int, int]] = deque()
+        for owed in self._owed:
+            if vector.get(owed[0], 0) >= owed[1]:
+                size += owed[2]
+                changes += owed[3]
+            else:
+                kept.append(owed)
+        self._owed = kept
+        messages = []
+        if vector != self._acknowledged:
+            self._acknowledged = vector
+            known = vector_to_proto(vector)
+            messages.append(
+                link_pb2.FollowRequest(
+                    acknowledgement=link_pb2.Acknowledgement(applied=known, durable=known)
+                )
+            )
+        if size:
+            messages.append(_credit(size, changes))
+        return messages
+
+
+class Sender:
+    """The end that sends changes. One object serves one stream."""
+
+    def __init__(self, journal: Journal, log: FrameLog, group: str, peer: str) -> None:
+        self._journal = journal
+        self._log = log
+        self._group = group
+        self._peer = peer
+        self._wanted: frozenset[str] | None = None
+        self._sent: Vector = {}
+        self._read: dict[Origin, deque[StoredFrame]] = {}
+        self._bytes = 0
+        self._changes = 0
+        self._beat_ms: int | None = None
+        self.durable: Vector = {}
+
+    def on_message(
+        self, message: link_pb2.FollowRequest, now_ms: int
+    ) -> tuple[list[link_pb2.FollowResponse], list[Write]]:
+        """Takes a message in. Returns the answers, and local writes that are lost by it.
+
+        Raises the `LinkFault` that ends the link.
+        """
+        kind = message.WhichOneof("message")
+        if kind == "hello":
+            check_hello(message.hello, self._group, self._peer, self._journal.region, now_ms)
+            self._wanted = frozenset(message.hello.regions)
+            self._sent = vector_from_proto(message.hello.vector)
+            self.durable = dict(self._sent)
+            lost = self._journal.learn(self._peer, self.durable, now_ms)
+            return [link_pb2.FollowResponse(hello=hello(self._journal, self._group))], lost
+        if self._wanted is None:
+            raise errors.LinkFault(f"{self._peer} sent {kind} before its hello")
+        if kind == "credit":
+            self._bytes += message.credit.bytes
+            self._changes += message.credit.changes
+        elif kind == "acknowledgement":
+            self.durable = vector_from_proto(message.acknowledgement.durable)
+        elif kind == "want":
+            self._wanted = frozenset(message.want.regions)
+        return [], []
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the next poll sends frames at once."""
+        return self._bytes > 0 and self._changes > 0 and bool(self._open_origins())
+
+    def poll(self, now_ms: int) -> list[link_pb2.FollowResponse]:
+        """What to send now: frames as far as the credit reaches, and a heartbeat when it is due.
+
+        Raises `HistoryTruncated` if the log lacks what the receiver needs next.
+        """
+        if self._wanted is None:
+            return []
+        messages = []
+        size = 0
+        while self._bytes > 0 and self._changes > 0 and size < _READ_BYTES:
+            frame = self._next()
+            if frame is None:
+                break
+            self._sent[frame.origin] = frame.last
+            self._bytes -= len(frame.body)
+            self._changes -= frame.last - frame.first + 1
+            size += len(frame.body)
+            messages.append(
+                link_pb2.FollowResponse(frame=frame_pb2.Frame(body=frame.body, hash=frame.hash))
+            )
+        if self._beat_ms is None or not 0 <= now_ms - self._beat_ms < HEARTBEAT_MS:
+            self._beat_ms = now_ms
+            messages.append(self._heartbeat())
+        return messages
+
+    def _heartbeat(self) -> link_pb2.FollowResponse:
+        return link_pb2.FollowResponse(
+            heartbeat=link_pb2.Heartbeat(
+                vector=vector_to_proto(self._journal.vector),
+                clock=self._journal.clock.last,
+                digest=self._journal.digest(),
+            )
+        )
+
+    def _next(self) -> StoredFrame | None:
+        heads = [self._head(origin) for origin in self._open_origins()]
+        if not heads:
+            return None
+        first = min(heads, key=lambda frame: frame.place)
+        self._read[first.origin].popleft()
+        return first
+
+    def _open_origins(self) -> list[Origin]:
+        wanted = self._wanted or ()
+        return [
+            origin
+            for origin, sequence in self._journal.vector.items()
+            if origin.region in wanted and sequence > self._position(origin)
+        ]
+
+    def _head(self, origin: Origin) -> StoredFrame:
+        sent = self._position(origin)
+        frames = self._read.setdefault(origin, deque())
+        while frames and frames[0].last <= sent:
+            frames.popleft()
+        if not frames:
+            frames.extend(self._log.after(origin, sent, _READ_BYTES))
+        if not frames:
+            raise errors.HistoryTruncated(f"nothing is held of {origin} after {sent}")
+        first = frames[0].first
+        if first > sent + 1:
+            raise errors.HistoryTruncated(f"{origin} is held from {first}, not from {sent + 1}")
+        if first <= sent:
+            raise errors.ChainBroken(f"{self._peer} has {origin} up to {sent}, inside a frame")
+        return frames[0]
+
+    def _position(self, origin: Origin) -> int:
+        return max(self._sent.get(origin, 0), self.durable.get(origin, 0))
+
+
+def _credit(size: int, changes: int) -> link_pb2.FollowRequest:
+    return link_pb2.FollowRequest(credit=link_pb2.Credit(bytes=size, changes=changes))

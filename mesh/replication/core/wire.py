@@ -1,0 +1,83 @@
+"""Protobuf's wire primitives: varints, tags, and length-prefixed pieces (encoding.html).
+
+Cells are stored and hashed in these, and entities are put together from them without a schema.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from mesh.replication.core.errors import ChainBroken
+
+VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
+_SMALL = tuple(bytes([n]) for n in range(128))
+
+
+def varint(value: int) -> bytes:
+    """An unsigned integer of up to 64 bits; negative ones as two's complement."""
+    if 0 <= value < 128:
+        return _SMALL[value]
+    value &= (1 << 64) - 1
+    out = bytearray()
+    while value > 127:
+        out.append(value & 127 | 128)
+        value >>= 7
+    out.append(value)
+    return bytes(out)
+
+
+def read_varint(data: bytes, at: int) -> tuple[int, int]:
+    """The integer at a position, and the position after it. Raises `ChainBroken` if cut off."""
+    value = shift = 0
+    while True:
+        if at >= len(data) or shift > 63:
+            raise ChainBroken("a cell is damaged: it ends inside a number")
+        byte = data[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value, at
+        shift += 7
+
+
+def piece(data: bytes) -> bytes:
+    """Bytes with their length before them."""
+    return varint(len(data)) + data
+
+
+def read_piece(data: bytes, at: int) -> tuple[bytes, int]:
+    """The piece at a position, and the position after it. Raises `ChainBroken` if cut off."""
+    size, at = read_varint(data, at)
+    if at + size > len(data):
+        raise ChainBroken("a cell is damaged: it is shorter than it says")
+    return data[at : at + size], at + size
+
+
+def text(value: str) -> bytes:
+    """A string as a piece of UTF-8."""
+    return piece(value.encode())
+
+
+def read_text(data: bytes, at: int) -> tuple[str, int]:
+    """The string at a position, and the position after it."""
+    raw, at = read_piece(data, at)
+    try:
+        return raw.decode(), at
+    except UnicodeDecodeError:
+        raise ChainBroken("a cell is damaged: its text is not UTF-8") from None
+
+
+def tag(number: int, wire_type: int) -> bytes:
+    """A field's tag."""
+    return varint(number << 3 | wire_type)
+
+
+@lru_cache(maxsize=4096)
+def numbers(path: bytes) -> tuple[int, ...]:
+    """The field numbers of a path, which are consecutive varints."""
+    found = []
+    at = 0
+    while at < len(path):
+        number, at = read_varint(path, at)
+        found.append(number)
+    return tuple(found)

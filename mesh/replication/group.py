@@ -1,0 +1,407 @@
+"""A replication group in one region: the façade that services use."""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from isthmus.mesh.v1 import status_pb2
+from isthmus.replication.v1 import frame_pb2
+
+from mesh.contracts.model import Contract
+from mesh.replication.committer import Committer
+from mesh.replication.core import entities
+from mesh.replication.core.clocks import Origin, milliseconds, vector_to_proto
+from mesh.replication.core.entities import DELETE, EntityKey, EntityState
+from mesh.replication.core.frames import Frame
+from mesh.replication.core.journal import Journal, Visible, Write
+from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
+from mesh.replication.links import Dial, Links
+from mesh.replication.operations import Operations
+from mesh.replication.schema import ClassOf, GroupSchema, generated_class
+from mesh.replication.store import Store
+from mesh.replication.store.sqlite import SqliteStore
+from mesh.replication.transaction import Transaction
+from mesh.replication.views import (
+    Batch,
+    ChangeRecord,
+    EntityChange,
+    LastChange,
+    Reach,
+    ReachChanged,
+    Snapshot,
+    View,
+    WatchEvent,
+    WriteContext,
+)
+from mesh.replication.watch import Watcher
+
+M = TypeVar("M", bound=Message)
+
+LINK_SERVICE = "isthmus.replication.v1.LinkService"
+HISTORY_KEPT = 1000
+"""How many changes `history` returns at most."""
+
+_TICK_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A frame of another region that became visible here.
+
+    `trace_parents` are the traces that its changes were made under; `newest_ms` is the wall clock
+    of its last change where it was made.
+    """
+
+    group: str
+    origin: Origin
+    first: int
+    last: int
+    trace_parents: tuple[str, ...]
+    newest_ms: int
+
+
+class Group:
+    """A group's entities in one region, which reads and writes them alone.
+
+    Open with `Group.open`, then `connect` to link with the peers.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        journal: Journal,
+        store: Store,
+        schema: GroupSchema,
+        peers: tuple[str, ...],
+        *,
+        clock: Callable[[], int],
+        monotonic: Callable[[], float],
+        lost_after: float,
+        link_max_age: float | None,
+        on_applied: Callable[[Applied], None] | None,
+    ) -> None:
+        self.name = name
+        self.region = journal.region
+        self.peers = peers
+        self.journal = journal
+        self.log = store
+        self.link_max_age = link_max_age
+        self.changes_applied = 0
+        self.writes_accepted = 0
+        self._store = store
+        self._schema = schema
+        self._clock = clock
+        self._monotonic = monotonic
+        self._hearing = Hearing(peers, int(lost_after * 1000))
+        self._last_heard: dict[str, int] = {}
+        self._reachable: dict[str, bool] = {}
+        self._on_applied = on_applied
+        self._views: dict[EntityKey, tuple[EntityState, View]] = {}
+        self._watchers: set[Watcher] = set()
+        self._operations = Operations(store)
+        self._committer = Committer(name, journal, store, self._visible)
+        self._links = Links(self)
+        self._tick: asyncio.Task[None] | None = None
+
+    @classmethod
+    async def open(
+        cls,
+        contract: Contract,
+        name: str,
+        *,
+        region: str,
+        peers: Iterable[str],
+        folder: Path,
+        clock: Callable[[], int] = time.time_ns,
+        monotonic: Callable[[], float] = time.monotonic,
+        lost_after: float = DEFAULT_LOST_AFTER_MS / 1000,
+        on_applied: Callable[[Applied], None] | None = None,
+        class_of: ClassOf = generated_class,
+    ) -> Group:
+        """Opens, recovers and starts a group.
+
+        `folder` holds its store; `clock` gives nanoseconds since 1970, `monotonic` seconds; a peer
+        that is silent for `lost_after` seconds is not reachable. `on_applied` is called for each
+        frame of another region. Raises `SchemaError` and `StoreError`.
+        """
+        schema = GroupSchema(contract.group_entities(name), class_of)
+        digest = contract.group_digests.get(name, b"")
+        others = tuple(peer for peer in peers if peer != region)
+        store = await asyncio.to_thread(
+            SqliteStore, folder, name, region, digest, schema.history_types
+        )
+        try:
+            recovered = await asyncio.to_thread(store.recover)
+        except BaseException:
+            store.close()
+            raise
+        journal = Journal(region, others, digest, recovered, clock() // 1_000_000)
+        group = cls(
+            name,
+            journal,
+            store,
+            schema,
+            others,
+            clock=clock,
+            monotonic=monotonic,
+            lost_after=lost_after,
+            link_max_age=_link_max_age(contract),
+            on_applied=on_applied,
+        )
+        group._committer.start()
+        group._tick = asyncio.create_task(group._watch_reach(), name=f"reach of {name}")
+        return group
+
+    def connect(self, dial: Dial) -> None:
+        """Links with all peers. `dial` gives a channel on which to call the peer's LinkService."""
+        self._links.start(dial)
+
+    async def close(self) -> None:
+        """Ends links and watchers, commits what is queued, and lets go of the store."""
+        if self._tick is not None:
+            self._tick.cancel()
+            await asyncio.gather(self._tick, return_exceptions=True)
+        await self._links.close()
+        for watcher in self._watchers:
+            watcher.close()
+        await self._committer.close()
+
+    # Reading: committed state only.
+
+    def get(self, type: type[M], key: str) -> M | None:
+        """An entity, or None if it does not live. The message is the caller's own."""
+        view = self.get_view(type, key)
+        return None if view is None or view.deleted else type.FromString(view.value)
+
+    def list(self, type: type[M]) -> list[M]:
+        """All living entities of a type, by key."""
+        views = self._living({self._schema.entity(type.DESCRIPTOR.full_name).name})
+        return [type.FromString(view.value) for view in views]
+
+    def get_view(self, type: type[Message], key: str) -> View | None:
+        """An entity with its generation and last change; a tombstone if it was deleted."""
+        entity = (self._schema.entity(type.DESCRIPTOR.full_name).name, key)
+        state = self.journal.committed.get(entity)
+        return None if state is None else self._view(entity, state)
+
+    def history(self, type: type[Message], key: str) -> builtins.list[ChangeRecord]:
+        """An entity's changes, newest first, `HISTORY_KEPT` at most.
+
+        Empty if its contract does not keep history.
+        """
+        schema = self._schema.entity(type.DESCRIPTOR.full_name)
+        return [
+            ChangeRecord(
+                actor=row.actor,
+                origin=Origin(row.stamp.region, row.stamp.incarnation),
+                time_ms=milliseconds(row.stamp.clock),
+                generation=row.generation,
+                fields=tuple(schema.name_of(path) for path in row.paths),
+                deleted=row.kind == DELETE,
+                trace_parent=row.trace_parent,
+                request_id=row.request_id,
+            )
+            for row in self._store.history((schema.name, key), HISTORY_KEPT)
+        ]
+
+    def _living(self, types: Iterable[str] | None) -> Sequence[View]:
+        wanted = self._schema.entities.keys() if types is None else set(types)
+        return [
+            self._view(entity, state)
+            for entity, state in sorted(
+                (item for item in self.journal.committed.items() if item[0][0] in wanted),
+                key=lambda item: item[0],
+            )
+            if not state.deleted
+        ]
+
+    def _view(self, entity: EntityKey, state: EntityState) -> View:
+        cached = self._views.get(entity)
+        if cached is not None and cached[0] is state:
+            return cached[1]
+        view = self._make_view(entity, state)
+        self._views[entity] = (state, view)
+        return view
+
+    def _make_view(self, entity: EntityKey, state: EntityState) -> View:
+        schema = self._schema.entities[entity[0]]
+        changed = state.changed
+        return View(
+            type=entity[0],
+            key=entity[1],
+            generation=state.generation,
+            deleted=state.deleted,
+            last_change=LastChange(
+                changed.actor,
+                Origin(changed.region, changed.incarnation),
+                milliseconds(changed.clock),
+            ),
+            value=entities.render(state, schema.rules, schema.key_field(entity[1])),
+            message_class=schema.message_class,
+        )
+
+    # Writing.
+
+    async def write(self, change: Callable[[Transaction], M], context: WriteContext) -> M:
+        """Runs `change` and returns what it returned, once its changes are durable here.
+
+        If `change` raises, nothing is written. A repeat of a request id returns the first result
+        without running `change`. Raises `WriteError`s; `RequestIdReused` if the id came with
+        another request.
+        """
+        self._committer.check_open()
+        now_ms = self.now_ms()
+        repeated = await self._operations.repeated(context, now_ms)
+        if repeated is not None:
+            return repeated  # type: ignore[return-value] # what the first call returned
+        self._committer.check_open()
+        self.journal.begin_write(now_ms)
+        transaction = Transaction(self.journal, self._schema, context, now_ms)
+        result = change(transaction)
+        receipt = self._operations.receipt(context, result, now_ms)
+        write = transaction.finish(receipt)
+        if not write.changes and receipt is None and self.journal.quiet:
+            return result
+        done = self._committer.submit(write)
+        self._operations.started(context, result, done)
+        await asyncio.shield(done)
+        self.writes_accepted += 1
+        return result
+
+    # Following.
+
+    async def watch(
+        self, types: Iterable[type[Message]] | None = None
+    ) -> AsyncIterator[WatchEvent]:
+        """A snapshot, then each commit's changes and each change of reach.
+
+        `types` limits what is seen. Raises `WatcherTooSlow` to one that does not keep up: watch
+        again. Raises `GroupClosed` at the end.
+        """
+        names = (
+            None
+            if types is None
+            else frozenset(self._schema.entity(type.DESCRIPTOR.full_name).name for type in types)
+        )
+        watcher = Watcher(names)
+        self._watchers.add(watcher)
+        try:
+            yield Snapshot(tuple(self._living(names)), self.reach(), dict(self.journal.vector))
+            while True:
+                yield await watcher.next()
+        finally:
+            self._watchers.discard(watcher)
+
+    def types(self, names: Iterable[str]) -> Sequence[type[Message]]:
+        """The message classes of entities by their full names. Raises `NotReplicated`."""
+        return [self._schema.entity(name).message_class for name in names]
+
+    def reach(self) -> Mapping[str, Reach]:
+        """How the group's regions stand, the own included."""
+        now = self._monotonic_ms()
+        found = {self.region: Reach(True, self.now_ms())}
+        for peer in self.peers:
+            reachable = self._hearing.reachable(peer, now)
+            found[peer] = Reach(reachable, self._last_heard.get(peer))
+        return found
+
+    def status(self) -> status_pb2.GroupStatus:
+        """How the group stands: position, digest and links."""
+        journal = self.journal
+        return status_pb2.GroupStatus(
+            group=self.name,
+            origin=frame_pb2.Origin(
+                region=journal.origin.region, incarnation=journal.origin.incarnation
+            ),
+            vector=vector_to_proto(journal.vector),
+            digest=journal.digest(),
+            entities=sum(not state.deleted for state in journal.committed.values()),
+            links=self._links.status(),
+        )
+
+    # For the links.
+
+    def now_ms(self) -> int:
+        """The wall clock in milliseconds."""
+        return self._clock() // 1_000_000
+
+    def heard(self, peer: str) -> None:
+        """A peer sent something."""
+        self._hearing.heard(peer, self._monotonic_ms())
+        self._last_heard[peer] = self.now_ms()
+
+    def silence_ms(self, peer: str) -> int | None:
+        """For how long a peer has been silent; None if it was never heard."""
+        return self._hearing.silence_ms(peer, self._monotonic_ms())
+
+    @property
+    def commit_signals(self) -> set[asyncio.Event]:
+        """Events that are set after each commit."""
+        return self._links.signals
+
+    def frames_came(self) -> None:
+        """Frames wait to be committed."""
+        self._committer.wake()
+
+    def refuse(self, writes: Sequence[Write]) -> None:
+        """Tells writers that their writes are lost: the region took a new incarnation."""
+        self._committer.refuse(writes)
+
+    def _monotonic_ms(self) -> int:
+        return int(self._monotonic() * 1000)
+
+    def _visible(self, visible: Visible) -> None:
+        if self._watchers and visible.changes:
+            changes = tuple(
+                EntityChange(
+                    None if before is None else self._view(entity, before),
+                    self._view(entity, after),
+                )
+                for entity, (before, after) in visible.changes.items()
+                if entity[0] in self._schema.entities
+            )
+            for watcher in tuple(self._watchers):
+                watcher.offer(Batch(changes))
+        for frame in visible.frames:
+            self.changes_applied += len(frame.changes)
+            if self._on_applied is not None and frame.origin.region != self.region:
+                self._on_applied(self._applied(frame))
+        self._links.committed()
+
+    def _applied(self, frame: Frame) -> Applied:
+        return Applied(
+            group=self.name,
+            origin=frame.origin,
+            first=frame.first,
+            last=frame.last,
+            trace_parents=tuple(
+                dict.fromkeys(c.trace_parent for c in frame.changes if c.trace_parent)
+            ),
+            newest_ms=milliseconds(frame.newest),
+        )
+
+    async def _watch_reach(self) -> None:
+        while True:
+            await asyncio.sleep(_TICK_SECONDS)
+            reach = self.reach()
+            reachable = {region: each.reachable for region, each in reach.items()}
+            if reachable != self._reachable:
+                self._reachable = reachable
+                self._links.reach_changed({r for r, heard in reachable.items() if heard})
+                for watcher in tuple(self._watchers):
+                    watcher.offer(ReachChanged(reach))
+
+
+def _link_max_age(contract: Contract) -> float | None:
+    service = contract.services.get(LINK_SERVICE)
+    for method in service.methods if service else ():
+        if method.name == "Follow":
+            return method.stream_max_age
+    return None

@@ -1,0 +1,300 @@
+"""The network side of links: one stream from each peer, kept up.
+
+Streams are renewed make-before-break: the new one has greeted before the old one ends, and frames
+that come twice count once.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Protocol
+
+import grpc
+from google.protobuf.duration_pb2 import Duration
+from isthmus.replication.v1 import link_pb2, link_pb2_grpc
+
+from mesh.replication.core import links as core
+from mesh.replication.core.clocks import Vector, covers
+from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.journal import Journal, Write
+
+_log = logging.getLogger("isthmus.replication")
+
+Dial = Callable[[str], grpc.aio.Channel]
+"""Gives the channel on which a peer region's LinkService is called; the link closes it."""
+
+_Call = grpc.aio.StreamStreamCall[link_pb2.FollowRequest, link_pb2.FollowResponse]
+
+SILENCE_SECONDS = 5.0
+"""A stream on which nothing comes for so long, heartbeats included, is given up."""
+
+_BACKOFF_SECONDS = (0.1, 2.0)
+_FAULT_SECONDS = 5.0
+
+
+class LinkedGroup(Protocol):
+    """What links need of their group."""
+
+    name: str
+    region: str
+    peers: tuple[str, ...]
+    journal: Journal
+    link_max_age: float | None
+
+    def now_ms(self) -> int:
+        """The wall clock in milliseconds."""
+
+    def heard(self, peer: str) -> None:
+        """A peer sent something."""
+
+    def silence_ms(self, peer: str) -> int | None:
+        """For how long a peer has been silent."""
+
+    def frames_came(self) -> None:
+        """Frames wait to be committed."""
+
+    def refuse(self, writes: Sequence[Write]) -> None:
+        """Tells writers that their writes are lost."""
+
+
+class Links:
+    """All links of a group, both ends."""
+
+    def __init__(self, group: LinkedGroup) -> None:
+        self._group = group
+        self._followers = {peer: _Follower(group, peer) for peer in group.peers}
+        self.signals: set[asyncio.Event] = set()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    def start(self, dial: Dial) -> None:
+        """Follows all peers."""
+        for peer, follower in self._followers.items():
+            task = asyncio.create_task(follower.run(dial), name=f"link from {peer}")
+            self._tasks.append(task)
+
+    async def close(self) -> None:
+        """Ends all links."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        self._tasks.clear()
+
+    def committed(self) -> None:
+        """More is committed: there is something to acknowledge and to send."""
+        for follower in self._followers.values():
+            follower.committed()
+        for signal in self.signals:
+            signal.set()
+
+    def reach_changed(self, reachable: Iterable[str]) -> None:
+        """What comes from a region that is not heard is wanted from all others."""
+        lost = set(self._group.peers).difference(reachable)
+        for follower in self._followers.values():
+            follower.relay(lost)
+
+    def status(self) -> list[link_pb2.LinkStatus]:
+        """How each link stands, by peer."""
+        return [self._followers[peer].status() for peer in sorted(self._followers)]
+
+
+class _Follower:
+    """The receiving end from one peer."""
+
+    def __init__(self, group: LinkedGroup, peer: str) -> None:
+        self._group = group
+        self.peer = peer
+        self.view = core.PeerView()
+        self.lost: frozenset[str] = frozenset()
+        self._streams: set[_Stream] = set()
+        self._last_error = ""
+        self._missing: tuple[Vector, int] | None = None
+
+    async def run(self, dial: Dial) -> None:
+        """Keeps a stream up until cancelled."""
+        channel = dial(self.peer)
+        stub: link_pb2_grpc.LinkServiceAsyncStub = link_pb2_grpc.LinkServiceStub(channel)
+        stream: _Stream | None = None
+        attempt = 0
+        try:
+            while True:
+                if stream is None:
+                    stream = self._open(stub)
+                await asyncio.wait({stream.task}, timeout=self._age())
+                if not stream.task.done():
+                    stream = await self._renew(stub, stream)
+                    continue
+                fault = self._ended(stream)
+                attempt = 0 if stream.greeted.is_set() else attempt + 1
+                stream = None
+                await asyncio.sleep(_pause(attempt, fault))
+        finally:
+            await asyncio.gather(*(each.stop() for each in tuple(self._streams)))
+            await channel.close()
+
+    def _open(self, stub: link_pb2_grpc.LinkServiceAsyncStub) -> _Stream:
+        stream = _Stream(self, self._group, stub)
+        self._streams.add(stream)
+        stream.task.add_done_callback(lambda _: self._streams.discard(stream))
+        return stream
+
+    async def _renew(self, stub: link_pb2_grpc.LinkServiceAsyncStub, old: _Stream) -> _Stream:
+        """Opens the next stream while the old one goes on; keeps the old one if that fails."""
+        new = self._open(stub)
+        greeted = asyncio.ensure_future(new.greeted.wait())
+        await asyncio.wait({greeted, new.task}, return_when=asyncio.FIRST_COMPLETED)
+        greeted.cancel()
+        if new.greeted.is_set():
+            await old.stop()
+            return new
+        self._ended(new)
+        return old
+
+    def _age(self) -> float | None:
+        most = self._group.link_max_age
+        return None if most is None else most * random.uniform(0.7, 0.9)  # noqa: S311 # jitter
+
+    def _ended(self, stream: _Stream) -> bool:
+        """Notes why a stream ended; tells whether it was a fault that a retry may not cure."""
+        error = stream.task.exception()
+        message = "the peer ended the stream"
+        fault = isinstance(error, LinkFault)
+        if isinstance(error, LinkFault):
+            message = f"{error}; {error.remedy}"
+        elif isinstance(error, grpc.aio.AioRpcError):
+            message = f"{error.code().name}: {error.details()}"
+        elif isinstance(error, TimeoutError):
+            message = f"nothing came for {SILENCE_SECONDS:g} s"
+        elif error is not None:
+            raise error
+        if message != self._last_error:
+            level = logging.ERROR if fault else logging.INFO
+            _log.log(level, "group %s: link from %s: %s", self._group.name, self.peer, message)
+        self._last_error = message
+        return fault
+
+    def greeted(self) -> None:
+        """The peer answered."""
+        self._last_error = ""
+        _log.info("group %s: link from %s is up", self._group.name, self.peer)
+
+    def committed(self) -> None:
+        """More is committed here."""
+        self.note_lag()
+        for stream in self._streams:
+            stream.kick.set()
+
+    def relay(self, lost: Iterable[str]) -> None:
+        """Wants lost regions' changes from this peer too."""
+        self.lost = frozenset(lost)
+        self.committed()
+
+    def wanted(self) -> set[str]:
+        """The regions whose changes are wanted from this peer: its own, and this region's past."""
+        return {self.peer, self._group.region} | self.lost
+
+    def status(self) -> link_pb2.LinkStatus:
+        """How the link stands. Lag runs from when this region first knew that it is behind."""
+        self.note_lag()
+        silence = self._group.silence_ms(self.peer)
+        error = self._last_error
+        if self.view.diverged:
+            error = "the digests differ at equal vectors: compare the two regions' journals"
+        return link_pb2.LinkStatus(
+            peer=self.peer,
+            connected=any(stream.greeted.is_set() for stream in self._streams),
+            lag_changes=self._lag_changes(),
+            lag=_duration(self._group.now_ms() - self._missing[1] if self._missing else 0),
+            silence=None if silence is None else _duration(silence),
+            last_error=error,
+        )
+
+    def note_lag(self) -> None:
+        """Follows how long the oldest change that is known to be missing has been known."""
+        vector = self._group.journal.vector
+        if self._missing is not None and covers(vector, self._missing[0]):
+            self._missing = None
+        if self._missing is None and self._lag_changes():
+            known = {o: n for o, n in self.view.vector.items() if o.region == self.peer}
+            self._missing = known, self._group.now_ms()
+
+    def _lag_changes(self) -> int:
+        vector = self._group.journal.vector
+        return sum(
+            max(0, sequence - vector.get(origin, 0))
+            for origin, sequence in self.view.vector.items()
+            if origin.region == self.peer
+        )
+
+
+class _Stream:
+    """One call of Follow."""
+
+    def __init__(
+        self, follower: _Follower, group: LinkedGroup, stub: link_pb2_grpc.LinkServiceAsyncStub
+    ) -> None:
+        self.greeted = asyncio.Event()
+        self.kick = asyncio.Event()
+        self._follower = follower
+        self._group = group
+        self._receiver = core.Receiver(group.journal, group.name, follower.peer, follower.view)
+        self._stub = stub
+        self.task = asyncio.create_task(self._run(), name=f"stream from {follower.peer}")
+
+    async def stop(self) -> None:
+        """Ends the stream."""
+        self.task.cancel()
+        await asyncio.gather(self.task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        call = self._stub.Follow()
+        writing: asyncio.Task[None] | None = None
+        try:
+            for message in self._receiver.open(self._follower.wanted()):
+                await call.write(message)
+            writing = asyncio.create_task(self._write(call))
+            while True:
+                async with asyncio.timeout(SILENCE_SECONDS):
+                    response = await call.read()
+                if not isinstance(response, link_pb2.FollowResponse):
+                    return  # the end of the stream
+                self._take(response)
+        finally:
+            if writing is not None:
+                writing.cancel()
+                await asyncio.gather(writing, return_exceptions=True)
+            call.cancel()
+
+    def _take(self, message: link_pb2.FollowResponse) -> None:
+        self._group.heard(self._follower.peer)
+        self._group.refuse(self._receiver.on_message(message, self._group.now_ms()))
+        if message.HasField("frame"):
+            self._group.frames_came()
+        else:
+            self._follower.note_lag()
+        if message.HasField("hello"):
+            self.greeted.set()
+            self._follower.greeted()
+        self.kick.set()
+
+    async def _write(self, call: _Call) -> None:
+        while True:
+            await self.kick.wait()
+            self.kick.clear()
+            messages = self._receiver.settle() + self._receiver.want(self._follower.wanted())
+            for message in messages:
+                await call.write(message)
+
+
+def _pause(attempt: int, fault: bool) -> float:
+    least, most = _BACKOFF_SECONDS
+    longest = _FAULT_SECONDS if fault else min(most, least * 2**attempt)
+    return random.uniform(longest / 2, longest)  # noqa: S311 # jitter
+
+
+def _duration(milliseconds: int) -> Duration:
+    found = Duration()
+    found.FromMilliseconds(max(0, milliseconds))
+    return found

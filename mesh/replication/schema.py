@@ -1,0 +1,246 @@
+"""The merge schema: what a group's contract says, in the terms of the core.
+
+Turns messages into deltas of cells. Only writers need it: merging does not.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf import descriptor_pool, message_factory
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from mesh.contracts.model import Entity, Field, Merge
+from mesh.replication.core import cells
+from mesh.replication.core.wire import LENGTH, piece, tag, varint
+from mesh.replication.errors import NotReplicated, SchemaError
+from mesh.replication.views import MessageClass
+
+ClassOf = Callable[[str], MessageClass]
+"""Finds a message class by its full name. Raises KeyError."""
+
+_MERGED = {
+    Merge.LATEST: cells.LATEST,
+    Merge.MAX: cells.MAX,
+    Merge.COUNTER: cells.COUNTER,
+    Merge.SET: cells.SET,
+}
+_UNSIGNED = {
+    FieldDescriptor.CPPTYPE_UINT32,
+    FieldDescriptor.CPPTYPE_UINT64,
+    FieldDescriptor.CPPTYPE_BOOL,
+}
+_SIGNED = {
+    FieldDescriptor.CPPTYPE_INT32,
+    FieldDescriptor.CPPTYPE_INT64,
+    FieldDescriptor.CPPTYPE_ENUM,
+}
+_FLOATS = {FieldDescriptor.CPPTYPE_FLOAT, FieldDescriptor.CPPTYPE_DOUBLE}
+
+
+def generated_class(name: str) -> MessageClass:
+    """The generated class of a message type whose module is imported. Raises KeyError."""
+    descriptor = descriptor_pool.Default().FindMessageTypeByName(name)
+    return message_factory.GetMessageClass(descriptor)
+
+
+@dataclass(frozen=True)
+class FieldSchema:
+    """A replicated field that is one cell: `names` lead to it from the entity."""
+
+    entity: str
+    names: tuple[str, ...]
+    path: bytes
+    rule: int
+    descriptor: FieldDescriptor
+    order_by: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.entity}.{'.'.join(self.names)}"
+
+    def parent(self, message: Message) -> Message:
+        """The message that holds the field; unset ones on the way read as empty."""
+        for name in self.names[:-1]:
+            message = getattr(message, name)
+        return message
+
+    def value(self, message: Message) -> bytes:
+        """The canonical encoding of the field inside its parent; empty if it is not set."""
+        parent = self.parent(message)
+        name = self.names[-1]
+        alone = type(parent)()
+        if self.descriptor.is_repeated:
+            getattr(alone, name).MergeFrom(getattr(parent, name))
+        elif self.descriptor.has_presence and not parent.HasField(name):
+            return b""
+        elif self.descriptor.message_type is not None:
+            getattr(alone, name).CopyFrom(getattr(parent, name))
+        else:
+            setattr(alone, name, getattr(parent, name))
+        return alone.SerializeToString(deterministic=True)
+
+    def elements(self, message_class: MessageClass, values: Iterable[Any]) -> list[bytes]:
+        """The canonical encodings of values as single entries of this repeated field."""
+        encoded = []
+        for value in values:
+            alone = self.parent(message_class())
+            alone = type(alone)()
+            entries = getattr(alone, self.names[-1])
+            if self.descriptor.message_type is not None:
+                entries.add().CopyFrom(value)
+            else:
+                entries.append(value)
+            encoded.append(alone.SerializeToString(deterministic=True))
+        return encoded
+
+    def rank(self, message: Message) -> bytes:
+        """What orders the field's value under MAX, comparable as bytes."""
+        value = getattr(self.parent(message), self.names[-1])
+        if not self.order_by:
+            return rank(self.descriptor, value)
+        parts = []
+        for names in self.order_by:
+            *way, last = names.split(".")
+            inner = value
+            for name in way:
+                inner = getattr(inner, name)
+            parts.append(rank(inner.DESCRIPTOR.fields_by_name[last], getattr(inner, last)))
+        return b"".join(parts)
+
+
+def rank(field: FieldDescriptor, value: Any) -> bytes:
+    """A scalar as bytes that compare as it does; ranks may follow one another.
+
+    Strings and bytes are escaped and ended, so that a prefix ranks below what it begins.
+    """
+    kind = field.cpp_type
+    if kind in _UNSIGNED:
+        return int(value).to_bytes(8, "big")
+    if kind in _SIGNED:
+        return (int(value) + (1 << 63)).to_bytes(8, "big")
+    if kind in _FLOATS:
+        bits = int.from_bytes(struct.pack(">d", value), "big")
+        flipped = bits ^ ((1 << 64) - 1 if bits >> 63 else 1 << 63)
+        return flipped.to_bytes(8, "big")
+    raw = value.encode() if isinstance(value, str) else bytes(value)
+    return raw.replace(b"\0", b"\0\xff") + b"\0\0"
+
+
+class EntitySchema:
+    """One entity of the group; `rules` says by path under which rule this contract reads."""
+
+    def __init__(self, entity: Entity, message_class: MessageClass) -> None:
+        self.name = entity.name
+        self.history = entity.history
+        self.message_class = message_class
+        self.key_name = entity.key
+        self._key_tag = tag(entity.key_number, LENGTH)
+        self.fields = {".".join(f.names): f for f in _flatten(entity, message_class)}
+        self.rules = {field.path: field.rule for field in self.fields.values()}
+        self._names = {field.path: name for name, field in self.fields.items()}
+
+    def key_of(self, message: Message) -> str:
+        """The key in a message. Raises `NotReplicated` if it is empty or of another type."""
+        if message.DESCRIPTOR.full_name != self.name:
+            raise NotReplicated(f"{message.DESCRIPTOR.full_name} is not {self.name}")
+        key: str = getattr(message, self.key_name)
+        if not key:
+            raise NotReplicated(f"{self.name}.{self.key_name} is empty: an entity needs its key")
+        return key
+
+    def key_field(self, key: str) -> bytes:
+        """The encoded key field."""
+        return self._key_tag + piece(key.encode())
+
+    def field(self, name: str, *rules: int) -> FieldSchema:
+        """A field by its dotted name. Raises `NotReplicated` if its rule is none of `rules`."""
+        found = self.fields.get(name)
+        if found is None:
+            known = ", ".join(self.fields)
+            raise NotReplicated(f"{self.name} has no replicated field {name!r}; it has {known}")
+        if found.rule not in rules:
+            raise NotReplicated(
+                f"{found} merges by {Merge(found.rule).name}, which does not take this change"
+            )
+        return found
+
+    def below(self, name: str) -> list[FieldSchema]:
+        """The fields below one that merges by MESSAGE; empty if it is none."""
+        return [field for key, field in self.fields.items() if key.startswith(f"{name}.")]
+
+    def name_of(self, path: bytes) -> str:
+        """The dotted name of a cell's path; its numbers if this contract does not know it."""
+        return self._names.get(path) or ".".join(map(str, path))
+
+
+class GroupSchema:
+    """The entities of a group, by message type."""
+
+    def __init__(self, entities: Iterable[Entity], class_of: ClassOf = generated_class) -> None:
+        self.entities: dict[str, EntitySchema] = {}
+        for entity in entities:
+            try:
+                message_class = class_of(entity.name)
+            except KeyError:
+                raise SchemaError(
+                    f"{entity.location}: the generated class of {entity.name} is not loaded: "
+                    "import its module before the group is opened"
+                ) from None
+            self.entities[entity.name] = EntitySchema(entity, message_class)
+
+    def entity(self, type: str) -> EntitySchema:
+        """The schema of a message type. Raises `NotReplicated`."""
+        found = self.entities.get(type)
+        if found is None:
+            known = ", ".join(self.entities) or "none"
+            raise NotReplicated(f"{type} is no entity of this group; its entities are {known}")
+        return found
+
+    @property
+    def history_types(self) -> Mapping[str, EntitySchema]:
+        """The entities whose history is kept."""
+        return {name: entity for name, entity in self.entities.items() if entity.history}
+
+
+def _flatten(entity: Entity, message_class: MessageClass) -> Iterator[FieldSchema]:
+    def walk(
+        fields: Iterable[Field], descriptor: Any, names: tuple[str, ...]
+    ) -> Iterator[FieldSchema]:
+        for field in fields:
+            found = descriptor.fields_by_number[field.number]
+            here = (*names, field.name)
+            if field.merge is Merge.MESSAGE:
+                yield from walk(field.fields, found.message_type, here)
+                continue
+            rule = _MERGED.get(field.merge)
+            where = f"{entity.location}: {entity.name}.{'.'.join(here)}"
+            if rule is None:
+                raise SchemaError(f"{where}: MERGE_{field.merge.name} is not supported yet")
+            _check(where, rule, found)
+            path = b"".join(map(varint, field.path))
+            yield FieldSchema(entity.name, here, path, rule, found, field.order_by)
+
+    yield from walk(entity.fields, message_class.DESCRIPTOR, ())
+
+
+def _check(where: str, rule: int, field: FieldDescriptor) -> None:
+    if rule == cells.COUNTER and field.type not in (
+        FieldDescriptor.TYPE_INT64,
+        FieldDescriptor.TYPE_INT32,
+    ):
+        raise SchemaError(f"{where}: a COUNTER is an int64 field")
+    if rule == cells.SET and (not field.is_repeated or _is_map(field)):
+        raise SchemaError(f"{where}: a SET is a repeated field")
+    oneof = field.containing_oneof
+    if oneof is not None and field.has_presence and len(oneof.fields) > 1:
+        raise SchemaError(
+            f"{where}: its oneof would be several cells: put the oneof into a message of its own"
+        )
+
+
+def _is_map(field: FieldDescriptor) -> bool:
+    return field.message_type is not None and field.message_type.GetOptions().map_entry

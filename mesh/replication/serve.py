@@ -1,0 +1,83 @@
+"""The service that peers call to follow a group."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+from isthmus.replication.v1 import link_pb2, link_pb2_grpc
+
+from mesh.replication.core import links as core
+from mesh.replication.core.errors import LinkFault, WrongRegion
+from mesh.replication.group import Group
+
+_log = logging.getLogger("isthmus.replication")
+
+PeerRegion = Callable[[grpc.ServicerContext], str]
+"""Tells from which region a call comes, by the caller's certificate."""
+
+_POLL_SECONDS = core.HEARTBEAT_MS / 1000 / 2
+
+
+class LinkServicer(link_pb2_grpc.LinkServiceServicer):
+    """Sends a group's changes to the peers that follow it."""
+
+    def __init__(self, group: Group, peer_region: PeerRegion) -> None:
+        self._group = group
+        self._peer_region = peer_region
+
+    async def Follow(
+        self,
+        request_iterator: AsyncIterator[link_pb2.FollowRequest],
+        context: grpc.ServicerContext,
+    ) -> AsyncIterator[link_pb2.FollowResponse]:
+        """One link; ends with a typed error if the two ends cannot link."""
+        peer = self._peer_region(context)
+        group = self._group
+        sender = core.Sender(group.journal, group.log, group.name, peer)
+        answers: asyncio.Queue[link_pb2.FollowResponse] = asyncio.Queue()
+        signal = asyncio.Event()
+        group.commit_signals.add(signal)
+        reading = asyncio.create_task(self._read(request_iterator, sender, answers, signal))
+        reading.add_done_callback(lambda _: signal.set())
+        try:
+            if peer not in group.peers:
+                raise WrongRegion(f"{peer!r} is no peer of {group.name} in {group.region}")
+            while True:
+                while not answers.empty():
+                    yield answers.get_nowait()
+                for message in sender.poll(group.now_ms()):
+                    yield message
+                if reading.done():
+                    await reading
+                    return
+                if not sender.has_more:
+                    try:
+                        async with asyncio.timeout(_POLL_SECONDS):
+                            await signal.wait()
+                    except TimeoutError:
+                        pass  # time for a heartbeat
+                    signal.clear()
+        except LinkFault as fault:
+            _log.error("group %s: link to %s: %s", group.name, peer, fault)
+            yield core.error_message(fault)
+        finally:
+            group.commit_signals.discard(signal)
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)
+
+    async def _read(
+        self,
+        requests: AsyncIterator[link_pb2.FollowRequest],
+        sender: core.Sender,
+        answers: asyncio.Queue[link_pb2.FollowResponse],
+        signal: asyncio.Event,
+    ) -> None:
+        async for request in requests:
+            messages, lost = sender.on_message(request, self._group.now_ms())
+            self._group.refuse(lost)
+            for message in messages:
+                answers.put_nowait(message)
+            signal.set()

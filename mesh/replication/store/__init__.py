@@ -1,0 +1,53 @@
+"""Where a group keeps its journal and state in one region."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+from mesh.replication.core.cells import Stamp
+from mesh.replication.core.clocks import Origin
+from mesh.replication.core.entities import EntityKey, EntityState
+from mesh.replication.core.frames import StoredFrame
+from mesh.replication.core.journal import Batch, Receipt, Recovered
+
+
+class HistoryRow(NamedTuple):
+    """One change in an entity's history; `paths` are those of the cells that it wrote."""
+
+    stamp: Stamp
+    generation: int
+    kind: int
+    actor: str
+    trace_parent: str
+    request_id: str
+    paths: tuple[bytes, ...]
+
+
+class Store(Protocol):
+    """One group's store in one region; one process has it open.
+
+    `commit` and `flush` are called from one thread, the others from another. All raise the
+    `StoreError`s of `mesh.replication.errors`.
+    """
+
+    def recover(self) -> Recovered:
+        """State as flushed, brought up to the journal's end."""
+
+    def commit(self, batch: Batch) -> list[StoredFrame]:
+        """Makes a batch durable in one transaction: frames, positions, receipts, history."""
+
+    def flush(self, states: Mapping[EntityKey, EntityState], vector: Mapping[Origin, int]) -> None:
+        """Stores states as of a vector, which becomes the watermark."""
+
+    def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
+        """An origin's frames that end beyond a sequence number; at least one if there is any."""
+
+    def receipt(self, actor: str, method: str, request_id: str) -> Receipt | None:
+        """The kept result of an operation."""
+
+    def history(self, entity: EntityKey, most: int) -> list[HistoryRow]:
+        """An entity's changes, newest first."""
+
+    def close(self) -> None:
+        """Lets go of the store."""

@@ -1,0 +1,412 @@
+"""The embedded store: one SQLite database for each group and region.
+
+WAL with `synchronous=FULL`: what `commit` returned for survives a power cut. The journal has one
+row for each frame. State is flushed behind the journal, with its watermark in the same
+transaction; recovery loads it and replays the journal above the watermark.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from mesh.replication.core import entities
+from mesh.replication.core.cells import Stamp
+from mesh.replication.core.clocks import Origin, Vector
+from mesh.replication.core.entities import EntityKey, EntityState
+from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.frames import GENESIS, Frame, StoredFrame, chain, parse
+from mesh.replication.core.journal import Batch, Receipt, Recovered
+from mesh.replication.core.wire import piece, read_piece
+from mesh.replication.errors import (
+    StoreBroken,
+    StoreCorrupt,
+    StoreError,
+    StoreFull,
+    StoreLocked,
+    StoreMismatch,
+    StoreTooNew,
+)
+from mesh.replication.store import HistoryRow
+
+FORMAT = 1
+"""The version of the tables, kept as `user_version`."""
+
+RECEIPTS_KEPT_MS = 24 * 3600 * 1000
+_APPLICATION_ID = 0x49535448  # "ISTH"
+_PRUNE_EVERY_MS = 600 * 1000
+
+_TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE frames (
+  place INTEGER PRIMARY KEY, region TEXT NOT NULL, incarnation INTEGER NOT NULL,
+  first INTEGER NOT NULL, last INTEGER NOT NULL, body BLOB NOT NULL, hash BLOB NOT NULL
+);
+CREATE UNIQUE INDEX frames_by_origin ON frames (region, incarnation, last);
+CREATE TABLE positions (
+  region TEXT NOT NULL, incarnation INTEGER NOT NULL,
+  sequence INTEGER NOT NULL, hash BLOB NOT NULL, flushed INTEGER NOT NULL DEFAULT 0,
+  PRIMARY KEY (region, incarnation)
+) WITHOUT ROWID;
+CREATE TABLE states (
+  type TEXT NOT NULL, key TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (type, key)
+) WITHOUT ROWID;
+CREATE TABLE receipts (
+  actor TEXT NOT NULL, method TEXT NOT NULL, request_id TEXT NOT NULL, digest BLOB NOT NULL,
+  type TEXT NOT NULL, response BLOB NOT NULL, time_ms INTEGER NOT NULL,
+  PRIMARY KEY (actor, method, request_id)
+) WITHOUT ROWID;
+CREATE INDEX receipts_by_time ON receipts (time_ms);
+CREATE TABLE history (
+  type TEXT NOT NULL, key TEXT NOT NULL, clock INTEGER NOT NULL, region TEXT NOT NULL,
+  incarnation INTEGER NOT NULL, generation INTEGER NOT NULL, kind INTEGER NOT NULL,
+  actor TEXT NOT NULL, trace_parent TEXT NOT NULL, request_id TEXT NOT NULL, paths BLOB NOT NULL,
+  PRIMARY KEY (type, key, clock, region, incarnation)
+) WITHOUT ROWID;
+"""
+
+
+class SqliteStore:
+    """See `mesh.replication.store.Store`. `history_types` are the entities whose history is kept.
+
+    Raises `StoreLocked`, `StoreMismatch`, `StoreTooNew`, `StoreCorrupt` or `StoreError` if the
+    folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        group: str,
+        region: str,
+        contract_digest: bytes,
+        history_types: Iterable[str],
+    ) -> None:
+        self._history_types = frozenset(history_types)
+        self._broken: StoreBroken | None = None
+        self._pruned_ms = 0
+        self._path = folder / f"{group}.sqlite3"
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(folder / f"{group}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise StoreError(f"{folder} cannot hold the group's store: {error}") from error
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise StoreLocked(f"{self._path} is open in another process: stop that one") from None
+        try:
+            self._open(group, region, contract_digest)
+        except BaseException:
+            os.close(self._lock)
+            raise
+
+    def _open(self, group: str, region: str, contract_digest: bytes) -> None:
+        new = not self._path.exists()
+        with self._translated():
+            self._writer = _connect(self._path)
+        with self._translated():
+            version = self._number("PRAGMA user_version")
+            tables = self._number("SELECT count(*) FROM sqlite_master")
+            if version > FORMAT:
+                raise StoreTooNew(
+                    f"{self._path} has format {version}, and this version of Isthmus knows "
+                    f"{FORMAT}: run the version that wrote it, or a newer one"
+                )
+            if not tables:
+                self._create(group, region)
+            elif self._number("PRAGMA application_id") != _APPLICATION_ID or version < FORMAT:
+                raise StoreCorrupt(f"{self._path} is not a store of Isthmus: move it away")
+            self._check("group", group)
+            self._check("region", region)
+            self._writer.execute(
+                "INSERT OR REPLACE INTO meta VALUES ('contract_digest', ?)", (contract_digest,)
+            )
+            self._reader = _connect(self._path)
+        if new:
+            for folder in (self._path.parent, self._path.parent.parent):
+                _sync_folder(folder)
+
+    def _create(self, group: str, region: str) -> None:
+        with self._transaction() as cursor:
+            for statement in _TABLES.split(";"):
+                cursor.execute(statement)
+            cursor.execute(f"PRAGMA application_id={_APPLICATION_ID}")
+            cursor.execute(f"PRAGMA user_version={FORMAT}")
+            rows = (("group", group.encode()), ("region", region.encode()))
+            cursor.executemany("INSERT INTO meta VALUES (?, ?)", rows)
+
+    def _check(self, name: str, value: str) -> None:
+        row = self._writer.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        found = row[0].decode() if row else "none"
+        if found != value:
+            raise StoreMismatch(f"{self._path} belongs to {name} {found!r}, not to {value!r}")
+
+    def _number(self, query: str) -> int:
+        value = self._writer.execute(query).fetchone()[0]
+        assert isinstance(value, int)  # noqa: S101 # these queries give numbers
+        return value
+
+    def recover(self) -> Recovered:
+        """State as flushed, brought up to the journal's end."""
+        with self._translated():
+            return self._recover()
+
+    def _recover(self) -> Recovered:
+        recovered = Recovered()
+        read = self._reader.execute
+        try:
+            for type, key, data in read("SELECT type, key, state FROM states"):
+                recovered.states[type, key] = entities.decode(data)
+        except LinkFault as fault:
+            raise StoreCorrupt(f"{self._path}: a stored state is damaged: {fault}") from None
+        if recovered.states:
+            recovered.clock = max(state.changed.clock for state in recovered.states.values())
+        flushed: Vector = {}
+        for region, incarnation, sequence, hash, watermark in read(
+            "SELECT region, incarnation, sequence, hash, flushed FROM positions"
+        ):
+            origin = Origin(region, incarnation)
+            recovered.vector[origin] = sequence
+            recovered.heads[origin] = hash
+            flushed[origin] = watermark
+        self._replay(recovered, flushed)
+        return recovered
+
+    def _replay(self, recovered: Recovered, flushed: Vector) -> None:
+        heads = {origin: self._hash_at(origin, sequence) for origin, sequence in flushed.items()}
+        reached = dict(flushed)
+        first_place = self._reader.execute(
+            "SELECT min(place) FROM frames JOIN positions USING (region, incarnation)"
+            " WHERE last > flushed"
+        ).fetchone()[0]
+        rows = self._reader.execute(
+            "SELECT place, region, incarnation, first, last, body, hash FROM frames"
+            " WHERE place >= ? ORDER BY place",
+            (first_place if first_place is not None else 1 << 62,),
+        )
+        for row in rows:
+            stored = _stored(row)
+            if stored.last <= flushed[stored.origin]:
+                continue
+            where = f"{self._path}: the journal at {stored.place}"
+            if (
+                stored.first != reached[stored.origin] + 1
+                or chain(heads[stored.origin], stored.body) != stored.hash
+            ):
+                raise StoreCorrupt(f"{where} is damaged: move the store away, peers hold the rest")
+            try:
+                frame = parse(stored.body, stored.hash)
+            except LinkFault as fault:
+                raise StoreTooNew(f"{where} cannot be read by this version: {fault}") from None
+            for change in frame.changes:
+                state = recovered.states.get(change.entity)
+                recovered.states[change.entity] = entities.apply(state, change)
+            recovered.clock = max(recovered.clock, frame.newest)
+            reached[stored.origin] = stored.last
+            heads[stored.origin] = stored.hash
+        if reached != recovered.vector:
+            raise StoreCorrupt(f"{self._path}: the journal ends before what it promises")
+
+    def _hash_at(self, origin: Origin, sequence: int) -> bytes:
+        if sequence == 0:
+            return GENESIS
+        row = self._reader.execute(
+            "SELECT hash FROM frames WHERE region = ? AND incarnation = ? AND last = ?",
+            (*origin, sequence),
+        ).fetchone()
+        if row is None:
+            raise StoreCorrupt(f"{self._path}: the journal of {origin} has no frame at {sequence}")
+        hash: bytes = row[0]
+        return hash
+
+    def commit(self, batch: Batch) -> list[StoredFrame]:
+        """Makes a batch durable in one transaction: frames, positions, receipts, history."""
+        stored = []
+        with self._transaction() as cursor:
+            for frame in batch.frames:
+                cursor.execute(
+                    "INSERT INTO frames (region, incarnation, first, last, body, hash)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (*frame.origin, frame.first, frame.last, frame.body, frame.hash),
+                )
+                assert cursor.lastrowid is not None  # noqa: S101 # an INSERT gives one
+                stored.append(
+                    StoredFrame(
+                        cursor.lastrowid,
+                        frame.origin,
+                        frame.first,
+                        frame.last,
+                        frame.body,
+                        frame.hash,
+                    )
+                )
+            cursor.executemany(
+                "INSERT INTO positions (region, incarnation, sequence, hash) VALUES (?, ?, ?, ?)"
+                " ON CONFLICT DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash",
+                [(*f.origin, f.last, f.hash) for f in batch.frames],
+            )
+            cursor.executemany(
+                "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", batch.receipts
+            )
+            cursor.executemany(
+                "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                self._history_rows(batch.frames),
+            )
+            for receipt in batch.receipts[:1]:
+                self._prune(cursor, receipt.time_ms)
+        return stored
+
+    def _history_rows(self, frames: Iterable[Frame]) -> Iterator[tuple[object, ...]]:
+        if not self._history_types:
+            return
+        for frame in frames:
+            for change in frame.changes:
+                if change.entity[0] in self._history_types:
+                    yield (
+                        *change.entity,
+                        *change.stamp,
+                        change.generation,
+                        change.kind,
+                        change.actor,
+                        change.trace_parent,
+                        change.request_id,
+                        b"".join(piece(cell[0]) for cell in change.cells),
+                    )
+
+    def _prune(self, cursor: sqlite3.Cursor, now_ms: int) -> None:
+        if now_ms - self._pruned_ms >= _PRUNE_EVERY_MS:
+            self._pruned_ms = now_ms
+            cursor.execute("DELETE FROM receipts WHERE time_ms < ?", (now_ms - RECEIPTS_KEPT_MS,))
+
+    def flush(self, states: Mapping[EntityKey, EntityState], vector: Mapping[Origin, int]) -> None:
+        """Stores states as of a vector, which becomes the watermark."""
+        with self._transaction() as cursor:
+            cursor.executemany(
+                "INSERT OR REPLACE INTO states VALUES (?, ?, ?)",
+                ((*entity, entities.encode(state)) for entity, state in states.items()),
+            )
+            cursor.executemany(
+                "UPDATE positions SET flushed = ? WHERE region = ? AND incarnation = ?",
+                [(sequence, *origin) for origin, sequence in vector.items()],
+            )
+
+    def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
+        """An origin's frames that end beyond a sequence number; at least one if there is any."""
+        found: list[StoredFrame] = []
+        size = 0
+        with self._translated():
+            rows = self._reader.execute(
+                "SELECT place, region, incarnation, first, last, body, hash FROM frames"
+                " WHERE region = ? AND incarnation = ? AND last > ? ORDER BY last",
+                (*origin, sequence),
+            )
+            for row in rows:
+                found.append(_stored(row))
+                size += len(found[-1].body)
+                if size >= most_bytes:
+                    break
+            rows.close()
+        return found
+
+    def receipt(self, actor: str, method: str, request_id: str) -> Receipt | None:
+        """The kept result of an operation."""
+        with self._translated():
+            row = self._reader.execute(
+                "SELECT * FROM receipts WHERE actor = ? AND method = ? AND request_id = ?",
+                (actor, method, request_id),
+            ).fetchone()
+        return None if row is None else Receipt(*row)
+
+    def history(self, entity: EntityKey, most: int) -> list[HistoryRow]:
+        """An entity's changes, newest first."""
+        with self._translated():
+            rows = self._reader.execute(
+                "SELECT clock, region, incarnation, generation, kind, actor, trace_parent,"
+                " request_id, paths FROM history WHERE type = ? AND key = ?"
+                " ORDER BY clock DESC, region DESC, incarnation DESC LIMIT ?",
+                (*entity, most),
+            ).fetchall()
+        return [
+            HistoryRow(Stamp(*row[:3]), row[3], row[4], row[5], row[6], row[7], _paths(row[8]))
+            for row in rows
+        ]
+
+    def close(self) -> None:
+        """Lets go of the store."""
+        self._reader.close()
+        self._writer.close()
+        os.close(self._lock)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+        if self._broken is not None:
+            raise self._broken
+        with self._translated():
+            cursor = self._writer.cursor()
+            try:
+                cursor.execute("BEGIN IMMEDIATE")
+                yield cursor
+                cursor.execute("COMMIT")
+            except BaseException:
+                if self._writer.in_transaction:
+                    self._writer.rollback()
+                raise
+            finally:
+                cursor.close()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            raise self._translate(error) from error
+
+    def _translate(self, error: sqlite3.Error) -> StoreError:
+        code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        if code == sqlite3.SQLITE_FULL:
+            return StoreFull(f"no space is left for {self._path}: make room, writes resume then")
+        if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            return StoreCorrupt(
+                f"{self._path} is damaged ({error}): move it away and restart; the region then "
+                "fetches everything from its peers"
+            )
+        if code == sqlite3.SQLITE_IOERR:
+            self._broken = StoreBroken(
+                f"{self._path}: {error}: the last commit is in doubt; look at the disk, and restart"
+            )
+            return self._broken
+        return StoreError(f"{self._path}: {error}")
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10)
+    connection.execute("PRAGMA journal_mode=WAL")
+    connection.execute("PRAGMA synchronous=FULL")
+    path.chmod(0o600)
+    return connection
+
+
+def _stored(row: tuple[int, str, int, int, int, bytes, bytes]) -> StoredFrame:
+    return StoredFrame(row[0], Origin(row[1], row[2]), *row[3:])
+
+
+def _paths(data: bytes) -> tuple[bytes, ...]:
+    found = []
+    at = 0
+    while at < len(data):
+        path, at = read_piece(data, at)
+        found.append(path)
+    return tuple(found)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

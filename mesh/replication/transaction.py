@@ -1,0 +1,260 @@
+"""A write in the making: what its function sees, and the changes that it leaves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any, TypeVar
+
+from google.protobuf.message import Message
+
+from mesh.replication.core import cells, entities
+from mesh.replication.core.cells import Stamp
+from mesh.replication.core.entities import DELETE, UPSERT, CellKey, Change, EntityKey, EntityState
+from mesh.replication.core.frames import MAX_WRITE
+from mesh.replication.core.journal import Journal, Receipt, Step, Write
+from mesh.replication.errors import AlreadyExists, NotFound, NotReplicated, WriteTooLarge
+from mesh.replication.schema import EntitySchema, FieldSchema, GroupSchema
+from mesh.replication.views import WriteContext
+
+M = TypeVar("M", bound=Message)
+
+_CHANGE_OVERHEAD = 64
+
+
+@dataclass
+class _Draft:
+    entity: EntityKey
+    generation: int
+    kind: int
+    stamp: Stamp
+    before: EntityState | None
+    after: EntityState | None = None
+    cells: dict[CellKey, bytes] = field(default_factory=dict)
+
+
+class Transaction:
+    """Sees what is committed and the writes in flight; all of its changes become visible together.
+
+    It runs synchronously and is over when its function returns. `now_ms` is the wall clock.
+    """
+
+    def __init__(
+        self, journal: Journal, schema: GroupSchema, context: WriteContext, now_ms: int
+    ) -> None:
+        self.region = journal.region
+        self.now_ms = now_ms
+        self._journal = journal
+        self._schema = schema
+        self._context = context
+        self._drafts: list[_Draft] = []
+        self._latest: dict[EntityKey, _Draft] = {}
+
+    # Reading.
+
+    def get(self, type: type[M], key: str) -> M | None:
+        """An entity, or None if it does not live. The message is the caller's own."""
+        schema = self._of(type)
+        state = self._look((schema.name, key))
+        if state is None or state.deleted:
+            return None
+        return type.FromString(entities.render(state, schema.rules, schema.key_field(key)))
+
+    def list(self, type: type[M]) -> list[M]:
+        """All living entities of a type, by key."""
+        name = self._of(type).name
+        keys = {key for of, key in self._journal.entities() if of == name}
+        keys.update(key for of, key in self._latest if of == name)
+        found = (self.get(type, key) for key in sorted(keys))
+        return [message for message in found if message is not None]
+
+    # Writing.
+
+    def create(self, message: Message) -> None:
+        """Creates an entity with the fields that are set. Raises `AlreadyExists` if it lives."""
+        schema = self._schema.entity(message.DESCRIPTOR.full_name)
+        key = schema.key_of(message)
+        entity = (schema.name, key)
+        state = self._look(entity)
+        if state is not None and not state.deleted:
+            raise AlreadyExists(f"{schema.name} {key!r} exists already")
+        generation = 1 if state is None else state.generation + 1
+        draft = self._draft(entity, generation, UPSERT, state)
+        for each in schema.fields.values():
+            delta = self._initial(each, schema, message)
+            if delta is not None:
+                draft.cells[each.path, each.rule] = delta
+        self._apply(draft)
+
+    def set(self, message: Message, *paths: str) -> None:
+        """Writes fields of an entity that lives, with the values that `message` has.
+
+        `paths` are dotted names of LATEST or MAX fields, or of a MESSAGE to write all such fields
+        below it; a named field that is not set in `message` is cleared. Without paths, all LATEST
+        and MAX fields that differ are written. A MAX that is not above the present one changes
+        nothing. Raises `NotFound` and `NotReplicated`.
+        """
+        schema = self._schema.entity(message.DESCRIPTOR.full_name)
+        entity = (schema.name, schema.key_of(message))
+        state = self._living(entity)
+        deltas: dict[CellKey, bytes] = {}
+        for each in self._named(schema, paths):
+            value = each.value(message)
+            cell = state.cells.get((each.path, each.rule))
+            if each.rule == cells.MAX:
+                if not value and each.order_by:
+                    continue
+                delta = cells.Max.delta(each.rank(message), value)
+                offered = cells.rule(cells.MAX).decode(delta)
+                if cell is not None and offered <= cell:
+                    continue
+                deltas[each.path, each.rule] = delta
+            elif paths or value != (cell[3] if cell else b""):
+                deltas[each.path, each.rule] = value
+        self._amend(entity, state, deltas)
+
+    def add(self, type: type[Message], key: str, field: str, *values: Any) -> None:
+        """Adds elements to a SET. Raises `NotFound` and `NotReplicated`."""
+        self._change_set(type, key, field, values, ())
+
+    def remove(self, type: type[Message], key: str, field: str, *values: Any) -> None:
+        """Removes elements, as far as they are seen here, from a SET."""
+        self._change_set(type, key, field, (), values)
+
+    def increment(self, type: type[Message], key: str, field: str, by: int = 1) -> None:
+        """Adds to a COUNTER; `by` may be negative. Raises `NotFound` and `NotReplicated`."""
+        schema = self._of(type)
+        each = schema.field(field, cells.COUNTER)
+        entity = (schema.name, key)
+        state = self._living(entity)
+        if by:
+            cell = state.cells.get((each.path, each.rule))
+            delta = cells.Counter.delta(cell, self._journal.origin, by)
+            self._amend(entity, state, {(each.path, each.rule): delta})
+
+    def delete(self, type: type[Message], key: str) -> None:
+        """Ends an entity that lives; creating it again starts afresh. Raises `NotFound`."""
+        entity = (self._of(type).name, key)
+        state = self._living(entity)
+        self._apply(self._draft(entity, state.generation, DELETE, state))
+
+    # The end.
+
+    def finish(self, receipt: Receipt | None) -> Write:
+        """The write that came of it. Raises `WriteTooLarge`."""
+        left = len(self._drafts)
+        changes = []
+        steps = []
+        size = 0
+        for draft in self._drafts:
+            left -= 1
+            change = self._change(draft, left)
+            changes.append(change)
+            size += _CHANGE_OVERHEAD + len(draft.entity[1])
+            size += sum(len(path) + len(delta) + 8 for path, _, delta in change.cells)
+            if draft.after is not None:
+                steps.append(Step(draft.entity, draft.before, draft.after))
+        if size > MAX_WRITE:
+            raise WriteTooLarge(
+                f"one write of {size} bytes is beyond {MAX_WRITE}: split it into several"
+            )
+        return Write(changes, steps, receipt, size)
+
+    def _named(self, schema: EntitySchema, paths: tuple[str, ...]) -> Iterator[FieldSchema]:
+        settable = (cells.LATEST, cells.MAX)
+        if not paths:
+            yield from (each for each in schema.fields.values() if each.rule in settable)
+        for path in paths:
+            below = schema.below(path)
+            if below:
+                yield from (each for each in below if each.rule in settable)
+            else:
+                yield schema.field(path, *settable)
+
+    def _initial(self, each: FieldSchema, schema: EntitySchema, message: Message) -> bytes | None:
+        if each.rule == cells.SET:
+            entries = getattr(each.parent(message), each.names[-1])
+            if not entries:
+                return None
+            elements = each.elements(schema.message_class, entries)
+            return cells.Set.delta(None, self._journal.origin, elements)
+        value = each.value(message)
+        if not value:
+            return None
+        if each.rule == cells.COUNTER:
+            count = getattr(each.parent(message), each.names[-1])
+            return cells.Counter.delta(None, self._journal.origin, count)
+        if each.rule == cells.MAX:
+            return cells.Max.delta(each.rank(message), value)
+        return value
+
+    def _change_set(
+        self,
+        type: type[Message],
+        key: str,
+        name: str,
+        add: tuple[Any, ...],
+        remove: tuple[Any, ...],
+    ) -> None:
+        schema = self._of(type)
+        each = schema.field(name, cells.SET)
+        entity = (schema.name, key)
+        state = self._living(entity)
+        cell = state.cells.get((each.path, each.rule))
+        adding = each.elements(schema.message_class, add)
+        removing = set(each.elements(schema.message_class, remove))
+        if not adding and (cell is None or not removing & cells.Set.elements(cell)):
+            return
+        delta = cells.Set.delta(cell, self._journal.origin, adding, removing)
+        self._amend(entity, state, {(each.path, each.rule): delta})
+
+    def _amend(self, entity: EntityKey, state: EntityState, deltas: dict[CellKey, bytes]) -> None:
+        if not deltas:
+            return
+        draft = self._latest.get(entity)
+        # A later delta stands for the earlier one as well, except a SET's.
+        if draft is None or any(key in draft.cells and key[1] == cells.SET for key in deltas):
+            draft = self._draft(entity, state.generation, UPSERT, state)
+        draft.cells.update(deltas)
+        self._apply(draft)
+
+    def _draft(
+        self, entity: EntityKey, generation: int, kind: int, before: EntityState | None
+    ) -> _Draft:
+        stamp = self._journal.stamp(self.now_ms)
+        draft = _Draft(entity, generation, kind, stamp, before)
+        self._drafts.append(draft)
+        self._latest[entity] = draft
+        return draft
+
+    def _apply(self, draft: _Draft) -> None:
+        draft.after = entities.apply(draft.before, self._change(draft, 0))
+
+    def _change(self, draft: _Draft, left: int) -> Change:
+        return Change(
+            draft.entity,
+            draft.generation,
+            draft.kind,
+            draft.stamp,
+            self._context.actor,
+            self._context.trace_parent,
+            self._context.request_id,
+            left,
+            tuple((path, rule, delta) for (path, rule), delta in sorted(draft.cells.items())),
+        )
+
+    def _look(self, entity: EntityKey) -> EntityState | None:
+        draft = self._latest.get(entity)
+        return self._journal.look(entity) if draft is None else draft.after
+
+    def _living(self, entity: EntityKey) -> EntityState:
+        state = self._look(entity)
+        if state is None or state.deleted:
+            raise NotFound(f"{entity[0]} {entity[1]!r} does not exist")
+        return state
+
+    def _of(self, type: type[Message]) -> EntitySchema:
+        schema = self._schema.entity(type.DESCRIPTOR.full_name)
+        if schema.message_class is not type:
+            raise NotReplicated(f"{schema.name} is replicated under another generated class")
+        return schema
