@@ -281,8 +281,7 @@ class Sidecar:
             if process.exited:
                 raise process.failure()
             try:
-                status, _ = await admin.get(self._place.admin_socket, "/ready")
-                if status == 200:
+                if await admin.ready(self._place.admin_socket):
                     return
             except admin.AdminUnreachable:
                 pass  # not listening yet

@@ -9,10 +9,12 @@ from pathlib import Path
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.health_check import v3 as health_check
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit import v3 as ratelimit
 from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.type import v3 as types
+from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
 from mesh.contracts.model import Method
@@ -43,7 +45,8 @@ def inbound(
     methods: Iterable[Method],
 ) -> listener.Listener:
     """mTLS from other sidecars; the peer is appended to `x-forwarded-client-cert`."""
-    manager = _manager(place, INBOUND, routes, [rbac.deny_all()], methods)
+    filters = [rbac.deny_all(), _health_check()]
+    manager = _manager(place, INBOUND, routes, filters, methods)
     manager.forward_client_cert_details = _Details.APPEND_FORWARD
     _name_peer(manager)
     return _tcp(INBOUND, address, place, sds, manager, client_certificate=True)
@@ -161,6 +164,23 @@ def _network_filter(manager: hcm.HttpConnectionManager) -> listener.Filter:
 
 def _router() -> hcm.HttpFilter:
     return hcm.HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(router.Router()))
+
+
+def _health_check() -> hcm.HttpFilter:
+    """Passes health checks on to the application, and fails them itself while draining.
+
+    Every answer then tells the caller's sidecar to go elsewhere at once.
+    """
+    config = health_check.HealthCheck(
+        pass_through_mode=True,
+        headers=[
+            route.HeaderMatcher(
+                name=":path",
+                string_match=matcher.StringMatcher(exact="/grpc.health.v1.Health/Check"),
+            )
+        ],
+    )
+    return hcm.HttpFilter(name="envoy.filters.http.health_check", typed_config=Any.pack(config))
 
 
 def _rate_limit() -> hcm.HttpFilter:

@@ -71,7 +71,10 @@ def _common(
     sds: Path, identity: Path, peer: WorkloadId | None, alpn: list[str], *, trust: bool
 ) -> tls.CommonTlsContext:
     context = tls.CommonTlsContext(
-        tls_params=tls.TlsParameters(tls_minimum_protocol_version=_TLS_1_3),
+        # The maximum too: as a client, Envoy's own is TLS 1.2.
+        tls_params=tls.TlsParameters(
+            tls_minimum_protocol_version=_TLS_1_3, tls_maximum_protocol_version=_TLS_1_3
+        ),
         alpn_protocols=alpn,
         tls_certificate_sds_secret_configs=[_sds(LEAF, sds, identity)],
     )

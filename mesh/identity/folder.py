@@ -71,9 +71,24 @@ def write(folder: Path, chain_pem: bytes, key_pem: bytes, trust_pem: bytes) -> N
 
 def read(folder: Path) -> Held:
     """The folder's identity. Raises `IdentityFolderError` if there is none or it is damaged."""
-    try:
+    while True:
         # Through one resolved generation: a rotation meanwhile must not mix two.
-        data = (folder / _DATA).resolve(strict=True)
+        try:
+            data = (folder / _DATA).resolve(strict=True)
+        except (OSError, RuntimeError):
+            raise IdentityFolderError(f"{folder} holds no identity yet") from None
+        try:
+            return _read(folder, data)
+        except FileNotFoundError:
+            if data == (folder / _DATA).resolve():
+                raise IdentityFolderError(
+                    f"{folder} lacks files: delete it, and the next start makes a new identity"
+                ) from None
+            # Rotated away between the two steps.
+
+
+def _read(folder: Path, data: Path) -> Held:
+    try:
         chain, key, trust = ((data / name).read_bytes() for name in (CERTIFICATE, KEY, TRUST))
         leaf = x509.load_pem_x509_certificate(chain)
         if keys.read_key(key).public_key() != leaf.public_key():
@@ -83,7 +98,7 @@ def read(folder: Path) -> Held:
         if len(uris) != 1:
             raise ValueError("the certificate names no SPIFFE ID")
     except FileNotFoundError:
-        raise IdentityFolderError(f"{folder} holds no identity yet") from None
+        raise
     except (OSError, ValueError, x509.ExtensionNotFound) as error:
         raise IdentityFolderError(
             f"{folder} is damaged ({error}): delete it, and the next start makes a new identity"
