@@ -41,11 +41,13 @@ def demo(
 
     def tell(news: Began | Played) -> None:
         if isinstance(news, Began):
-            console.print(f"… {news.name}", markup=False, style="dim")
+            console.print(f"… {news.name}", markup=False, style="dim", soft_wrap=True)
             return
         played.append(news)
         sign = "held" if news.held else "NOT HELD"
-        console.print(f"  {sign} in {news.seconds:.1f} s: {news.detail}", markup=False)
+        console.print(
+            f"  {sign} in {news.seconds:.1f} s: {news.detail}", markup=False, soft_wrap=True
+        )
 
     # A demo that is told to end stops its mesh first, as after Ctrl-C.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(Exit.INTERRUPTED))

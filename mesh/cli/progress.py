@@ -36,7 +36,7 @@ class _Lines:
         if progress.stage in (Stage.DIED, Stage.NOTE):
             _trouble(self._console, progress)
         elif progress.stage is Stage.READY and not self._troubles_only:
-            self._console.print(f"{progress.part} ready", markup=False)
+            self._console.print(f"{progress.part} ready", markup=False, soft_wrap=True)
 
 
 class _Live:
@@ -73,6 +73,6 @@ class _Live:
 
 
 def _trouble(console: Console, progress: Progress) -> None:
-    console.print(f"{progress.part}: {progress.detail}", markup=False)
+    console.print(f"{progress.part}: {progress.detail}", markup=False, soft_wrap=True)
     for line in progress.lines[-4:]:
-        console.print(f"    {line}", markup=False)
+        console.print(f"    {line}", markup=False, soft_wrap=True)

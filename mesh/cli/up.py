@@ -71,9 +71,9 @@ Try:
   isthmus status
   isthmus channels create news --title "Evening news" --start
   isthmus overview --watch
-  isthmus local wan cut {last}       then: isthmus local wan heal
   isthmus local region kill {last}   then: isthmus local region start {last}
-{"  isthmus down" if detached else ""}
-{"" if detached else "Ctrl-C stops everything."}""".rstrip(),
+  isthmus local wan cut {last}       then: isthmus local wan heal
+
+{"`isthmus down`" if detached else "Ctrl-C"} stops everything.""",
         flush=True,
     )

@@ -11,7 +11,7 @@ from mesh.identity.errors import IdentityError
 from mesh.identity.folder import read
 from mesh.local.child import Child, Command, Death, python
 from mesh.local.instance import describe
-from mesh.local.layout import Layout
+from mesh.local.layout import Layout, private_folder
 from mesh.local.progress import Progress, Stage, Watcher
 from mesh.local.record import ProcessRecord
 from mesh.place import EDGE
@@ -56,14 +56,14 @@ class Device:
 
     def give_token(self, token: str) -> None:
         """Leaves a join token where the agent looks for it."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.folder)
         path = self.folder / JOIN_TOKEN
         path.touch(mode=0o600)
         path.write_text(token + "\n")
 
     async def start(self) -> None:
         """Starts the agent; whether it connects is for the gateway to say."""
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self.folder)
         await self._child.start()
         self._watch(Progress(self.name, Stage.READY))
         self._changed()

@@ -22,6 +22,7 @@ from mesh.local.child import (
 )
 from mesh.local.errors import StartFailed
 from mesh.local.gather import first_error
+from mesh.local.layout import private_folder
 from mesh.local.progress import Progress, Stage, Watcher
 from mesh.local.record import ProcessRecord
 from mesh.place import EDGE, Place
@@ -75,7 +76,7 @@ class Instance:
         """Starts both; returns once both are healthy. Raises `StartFailed`."""
         self._tell(Stage.STARTING)
         for folder in (self.place.run, self.place.data, self.place.logs):
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            private_folder(folder)
         # The sidecar can enrol while the process still imports; both are needed to be healthy.
         async with first_error() as tasks:
             if self._process is not None:

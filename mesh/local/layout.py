@@ -99,7 +99,7 @@ class Layout:
         """Creates the folders, private to this user. Raises `NotReady` if another owns them."""
         try:
             for folder in (self.state, self.run.parent, self.run):
-                folder.mkdir(mode=0o700, exist_ok=True)
+                private_folder(folder)
                 _require_private(folder)
             self.origin.mkdir(mode=0o755, exist_ok=True)
         except OSError as error:
@@ -107,6 +107,16 @@ class Layout:
                 f"cannot create {error.filename}: {error.strerror}. The state is kept beside "
                 f"{self.topology.path}, the sockets in {self.run}; both must be writable"
             ) from None
+
+
+def private_folder(folder: Path) -> None:
+    """Creates a folder and what is missing above it, all of mode 0700."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for each in reversed(missing):
+        each.mkdir(mode=0o700, exist_ok=True)
 
 
 def _require_private(folder: Path) -> None:

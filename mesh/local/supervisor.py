@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import signal
 import time
 from collections.abc import Callable
@@ -90,7 +91,7 @@ class Supervisor:
             try:
                 if await self._start_unless_stopped():
                     self._note_phase("up", healthy_ms=_milliseconds(self._now()))
-                    when_up(self._record)
+                    when_up(self._current())
                     await self._until_stopped()
             finally:
                 self._note_phase("stopping")
@@ -174,6 +175,7 @@ class Supervisor:
         await self._wan.close()
         await self._origin.close()
         await self._control.close()
+        shutil.rmtree(self._layout.run, ignore_errors=True)
 
     def _changed(self) -> None:
         # Many parts change at once while a mesh starts: one write for all of them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -139,7 +138,6 @@ async def stage(
             await opened.close()
             if tied:
                 await stop(layout)
-                shutil.rmtree(layout.run, ignore_errors=True)
     finally:
         claim.release()
 
