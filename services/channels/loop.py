@@ -12,6 +12,7 @@ from isthmus.channels.v1.channel_pb2 import Assignment, AssignmentReason, Channe
 from mesh.replication import Group, Transaction, WatchEvent, WriteContext, WriteError
 from services.channels.observer import Observer
 from services.channels.reconciler import Decision, Patience, plan
+from services.following import follow
 
 _log = structlog.get_logger("isthmus.reconciler")
 
@@ -53,7 +54,7 @@ class Loop:
 
     async def watch_channels(self) -> None:
         """Wakes the loop; runs until cancelled."""
-        async for _ in self._group.watch([Channel]):
+        async for _ in follow(self._group, Channel):
             self._changed.set()
 
     async def run(self) -> None:

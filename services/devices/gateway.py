@@ -21,12 +21,12 @@ from mesh.replication import (
     Group,
     Reach,
     ReachChanged,
-    ReplicationError,
     Snapshot,
     Transaction,
     View,
     WatchEvent,
     WriteContext,
+    WriteError,
 )
 from mesh.runtime import (
     Aborted,
@@ -39,6 +39,7 @@ from mesh.runtime import (
 )
 from services.devices import domain
 from services.devices.session import Session
+from services.following import follow
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger("isthmus.gateway")
@@ -203,6 +204,10 @@ class Gateway(DeviceGatewayServiceServicer):
         except _Superseded:
             # What the store holds now comes by the watch, which decides whose session it is.
             return
+        except WriteError as error:
+            # The session is worth more than its record: commands still go out.
+            _log.error("report not written", device=session.device_id, error=str(error))
+            return
         session.stored, session.stored_ms = report.encodings, self._now_ms()
 
     async def _close(self, session: Session) -> None:
@@ -210,7 +215,7 @@ class Gateway(DeviceGatewayServiceServicer):
         _log.info("device disconnected", device=session.device_id, epoch=session.epoch)
         try:
             await self._end_stored(session.device_id, session.epoch, session.context)
-        except ReplicationError as error:
+        except WriteError as error:
             # The sweep ends it later.
             _log.error("session end not written", device=session.device_id, error=str(error))
 
@@ -312,7 +317,7 @@ class Gateway(DeviceGatewayServiceServicer):
 
     async def watch_devices(self) -> None:
         """Follows the own group: sessions elsewhere, successors on air; runs until cancelled."""
-        async for event in self._group.watch([Device]):
+        async for event in follow(self._group, Device):
             views: list[View] = []
             if isinstance(event, Snapshot):
                 views = list(event.entities)
@@ -353,16 +358,24 @@ class Gateway(DeviceGatewayServiceServicer):
             transaction.set(device, "session")
             return device
 
-        with contextlib.suppress(_Superseded):
+        try:
             device = await self._group.write(change, session.context)
-            session.epoch = device.session.epoch
+        except _Superseded:
+            return
+        except WriteError as error:
+            session.end(Unavailable(f"session not written: {error}", reason="WRITE_NOT_TAKEN"))
+            return
+        session.epoch = device.session.epoch
 
     async def run(self) -> None:
         """Ends sessions that nobody holds; when cancelled, ends all."""
         try:
             while True:
                 await asyncio.sleep(0.5)
-                await self._sweep()
+                try:
+                    await self._sweep()
+                except WriteError as error:
+                    _log.error("stale sessions not ended", error=str(error))
         finally:
             self._stopping = True
             for session in self._sessions.values():
