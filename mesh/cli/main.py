@@ -5,13 +5,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
-import click
 import typer
 
 from mesh.cli import channels, demo, devices, down, local, mesh, overview, status, up
 from mesh.cli.exits import Exit
 from mesh.cli.failures import explain
+
+# Typer brings a click of its own or uses the one that is installed, by its version.
+_USAGE_ERRORS: Any = next(
+    each for each in typer.BadParameter.__mro__ if each.__name__ == "ClickException"
+)
 
 app = typer.Typer(
     name="isthmus",
@@ -42,13 +47,13 @@ def run(arguments: Sequence[str]) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main(list(arguments), prog_name="isthmus", standalone_mode=False)
-    except click.exceptions.Abort:
+    except typer.Abort:
         return _fail("interrupted", Exit.INTERRUPTED)
-    except click.exceptions.NoArgsIsHelpError as error:
-        print(error.format_message())
-        return Exit.USAGE
-    except click.ClickException as error:
+    except _USAGE_ERRORS as error:
         context = getattr(error, "ctx", None)
+        if type(error).__name__ == "NoArgsIsHelpError":
+            print(error.format_message())
+            return Exit.USAGE
         hint = f"\n  see `{context.command_path} --help`" if context is not None else ""
         return _fail(error.format_message() + hint, Exit.USAGE)
     except BrokenPipeError:

@@ -26,11 +26,13 @@ def render(
     """Writes the validated configuration of each sidecar: `DIR/<region>/<workload>/`."""
     from mesh.cli import output
     from mesh.contracts import load as load_contract
-    from mesh.local.render import render_all
+    from mesh.envoy.render import render as render_all
+    from mesh.local.layout import Layout
     from mesh.topology import load
 
-    written = render_all(load_contract(), load(mesh), out)
+    topology = load(mesh)
+    written = render_all(load_contract(), topology, Layout.of(topology).place, out)
     if as_json:
-        output.print_json({"files": [str(path) for path in written]})
+        output.print_json({"folders": [str(path) for path in written]})
     else:
-        print(f"{len(written)} files, all accepted by Envoy, are in {out}")
+        print(f"{len(written)} configurations, all accepted by Envoy, are in {out}")
