@@ -132,6 +132,7 @@ class Gate(grpc.aio.ServerInterceptor):
             # Never reset: each call is a task, and so a context, of its own.
             current.set(Call(method, principal))
             yield
+            code = _status_code(context.code()) if context.code() else code
         except grpc.aio.AbortError:
             code = _status_code(context.code())
             raise

@@ -7,6 +7,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +22,14 @@ from isthmus.replication.v1 import feed_pb2_grpc, link_pb2_grpc
 from mesh.contracts import Contract, ContractError
 from mesh.contracts import load as load_contract
 from mesh.place import Place, PlaceError
-from mesh.replication import FeedMessage, Group, ReplicationError, follow_feed
+from mesh.replication import (
+    FeedServicer,
+    Group,
+    LinkServicer,
+    ReplicationError,
+    WatchEvent,
+    follow_feed,
+)
 from mesh.runtime import logs
 from mesh.runtime.authorization import rules
 from mesh.runtime.context import caller
@@ -42,8 +50,15 @@ class Host:
     """What a workload's `build` function gets to work with."""
 
     def __init__(
-        self, place: Place, topology: Topology, contract: Contract, telemetry: Telemetry
+        self,
+        place: Place,
+        topology: Topology,
+        contract: Contract,
+        telemetry: Telemetry,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
+        self.clock = clock
+        """Nanoseconds since 1970."""
         self.place = place
         self.topology = topology
         self.contract = contract
@@ -104,27 +119,30 @@ class Host:
         """A channel to a workload, through the sidecar; `region` for PINNED methods."""
         authority = f"{workload}.{region}" if region else workload
         if authority not in self._channels:
-            self._channels[authority] = grpc.aio.insecure_channel(
-                f"unix:{self.place.egress_socket}",
-                options=[
-                    ("grpc.default_authority", authority),
-                    ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-                    ("grpc.max_send_message_length", MESSAGE_LIMIT),
-                    # Retries are the sidecar's, as the contract says.
-                    ("grpc.enable_retries", 0),
-                    # A sidecar that restarts is back within a second.
-                    ("grpc.initial_reconnect_backoff_ms", 100),
-                    ("grpc.max_reconnect_backoff_ms", 1000),
-                    # One channel's connection says nothing about another's.
-                    ("grpc.use_local_subchannel_pool", 1),
-                ],
-                interceptors=self._telemetry.client_interceptors(),
-            )
+            self._channels[authority] = self._dial(authority)
         return self._channels[authority]
+
+    def _dial(self, authority: str) -> grpc.aio.Channel:
+        return grpc.aio.insecure_channel(
+            f"unix:{self.place.egress_socket}",
+            options=[
+                ("grpc.default_authority", authority),
+                ("grpc.max_receive_message_length", MESSAGE_LIMIT),
+                ("grpc.max_send_message_length", MESSAGE_LIMIT),
+                # Retries are the sidecar's, as the contract says.
+                ("grpc.enable_retries", 0),
+                # A sidecar that restarts is back within a second.
+                ("grpc.initial_reconnect_backoff_ms", 100),
+                ("grpc.max_reconnect_backoff_ms", 1000),
+                # One channel's connection says nothing about another's.
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+            interceptors=self._telemetry.client_interceptors(),
+        )
 
     def watch(
         self, workload: str, types: Iterable[type[Message]] = ()
-    ) -> AsyncIterator[FeedMessage]:
+    ) -> AsyncIterator[WatchEvent]:
         """A workload's entities in this region as they change; reconnects, with a new snapshot."""
         return follow_feed(self.channel(workload), tuple(types))
 
@@ -166,6 +184,8 @@ class Host:
             add_reflection(self._server, reflected)
             self._listen()
             await self._server.start()
+            if self._group is not None:
+                self._group.connect(lambda peer: self._dial(f"{self.place.workload}.{peer}"))
             # Only now: the sidecar's check finds nothing that is not ready.
             for name in ["", *names]:
                 await healthy.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -186,17 +206,18 @@ class Host:
             region=self.region,
             peers=[region for region in self.regions if region != self.region],
             folder=self.place.data,
-            dial=lambda region: self.channel(self.place.workload, region),
+            clock=self.clock,
             on_applied=self._telemetry.applied,
         )
         self.add(
             link_pb2_grpc.add_LinkServiceServicer_to_server,
-            self._group.link_service(peer_region=lambda _: caller().region or ""),
+            # The contract lets the same workload of other regions call it, and nobody else.
+            LinkServicer(self._group, peer_region=lambda _: caller().region or ""),
             "isthmus.replication.v1.LinkService",
         )
         self.add(
             feed_pb2_grpc.add_FeedServiceServicer_to_server,
-            self._group.feed_service(),
+            FeedServicer(self._group),
             "isthmus.replication.v1.FeedService",
         )
 
@@ -252,9 +273,11 @@ async def _serve(
     build: Callable[[Host], Awaitable[None]],
     reflect_all: bool,
 ) -> int:
-    with contextlib.closing(Telemetry(place, contract)) as telemetry:
-        try:
+    try:
+        with contextlib.closing(Telemetry(place, contract)) as telemetry:
             return await Host(place, topology, contract, telemetry).serve(build, reflect_all)
-        except ReplicationError as error:
-            _log.error("cannot open the replication group", error=str(error))
-            return 1
+    except ReplicationError as error:
+        _log.error("cannot open the replication group", error=str(error))
+    except Exception:
+        _log.exception("cannot serve")
+    return 1

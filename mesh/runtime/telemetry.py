@@ -22,7 +22,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 
 from mesh.contracts import Contract
 from mesh.place import Place
-from mesh.replication import AppliedFrame, Group
+from mesh.replication import Applied, Group
 from mesh.runtime.metrics_page import MetricsPage
 from mesh.runtime.status import certificate_status
 
@@ -51,7 +51,7 @@ class Telemetry:
         self._meters = MeterProvider(metric_readers=readers, resource=resource)
         trace.set_tracer_provider(self._tracers)
         metrics.set_meter_provider(self._meters)
-        self._tracer = trace.get_tracer("isthmus")
+        self._tracer = self._tracers.get_tracer("isthmus")
 
     def _export_to(self, collector: str) -> MetricReader:
         # Imported here: exporters cost every process 100 ms that has no collector.
@@ -81,7 +81,7 @@ class Telemetry:
 
     def observe(self, place: Place, group: Group | None) -> None:
         """Begins to show the certificate's expiry and the group's state as metrics."""
-        meter = metrics.get_meter("isthmus")
+        meter = self._meters.get_meter("isthmus")
 
         def expiry(_: CallbackOptions) -> Iterable[Observation]:
             status = certificate_status(place)
@@ -96,7 +96,7 @@ class Telemetry:
         if group is not None:
             _observe_group(meter, group)
 
-    def applied(self, frame: AppliedFrame) -> None:
+    def applied(self, frame: Applied) -> None:
         """Makes the span of a frame that was applied; it links to its writes' spans."""
         links = [
             Link(context)
@@ -110,8 +110,8 @@ class Telemetry:
             attributes={
                 "isthmus.group": frame.group,
                 "isthmus.origin.region": frame.origin.region,
-                "isthmus.first_sequence": frame.first_sequence,
-                "isthmus.changes": frame.changes,
+                "isthmus.first": frame.first,
+                "isthmus.last": frame.last,
             },
         )
         span.end()
