@@ -9,6 +9,7 @@ from mesh.envoy.bootstrap import (
     folder,
 )
 from mesh.envoy.errors import EnvoyConfigError
+from mesh.envoy.render import render
 
 __all__ = [
     "Configuration",
@@ -18,5 +19,6 @@ __all__ = [
     "compile_sidecar",
     "envoy_binary",
     "folder",
+    "render",
     "validate",
 ]

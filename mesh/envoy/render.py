@@ -1,0 +1,54 @@
+"""All configurations of a mesh as files, to read and to diff."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+from mesh.contracts.model import Contract
+from mesh.envoy.binary import validate
+from mesh.envoy.bootstrap import compile_for, folder
+from mesh.identity import authority, keys
+from mesh.identity import folder as identity_folder
+from mesh.identity.spiffe import WorkloadId
+from mesh.place import EDGE, Place
+from mesh.topology import Topology
+
+# Certificates to validate with need some time; any will do, and nothing rendered depends on it.
+_SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def render(
+    contract: Contract, topology: Topology, place: Callable[[str, str], Place], out: Path
+) -> list[Path]:
+    """Writes `<out>/<region>/<workload>/` for each sidecar and each edge; returns those folders.
+
+    `place(region, workload)` says where that instance lives. Each configuration has passed Envoy's
+    own validation, in folders of its own: nothing of the mesh needs to exist. The same inputs give
+    the same bytes. Raises `EnvoyConfigError`.
+    """
+    written = []
+    with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
+        for region in topology.region_names:
+            for workload in (*topology.workloads, EDGE):
+                where = place(region, workload)
+                _validate(contract, topology, where, Path(scratch) / region / workload)
+                into = out / region / workload
+                compile_for(contract, topology, where).write(into)
+                written.append(into)
+    return written
+
+
+def _validate(contract: Contract, topology: Topology, place: Place, scratch: Path) -> None:
+    """Validation opens the files that a configuration names, so it gets a place with some."""
+    stand_in = replace(place, run=scratch, state=scratch)
+    identity = WorkloadId(topology.trust_domain, place.region, place.workload)
+    root = authority.make_root(topology.trust_domain, _SOME_TIME)
+    key = keys.make_key()
+    leaf = authority.sign(root, keys.signing_request(key), identity, _SOME_TIME)
+    identity_folder.write(stand_in.identity, leaf.chain_pem, keys.key_pem(key), leaf.trust_pem)
+    stand_in.logs.mkdir()
+    validate(compile_for(contract, topology, stand_in).write(folder(stand_in)))

@@ -1,0 +1,400 @@
+"""What the contract says is what the sidecars are told, and nothing more."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mesh import topology as topologies
+from mesh.contracts import exceptions
+from mesh.contracts.model import EVERY_WORKLOAD, Contract, Idempotency, Locality, Method, Role
+from mesh.contracts.read import load
+from mesh.envoy import EnvoyConfigError, compile_edge, compile_for, compile_sidecar, render
+from mesh.place import EDGE, Place
+
+ROOT = Path(__file__).parents[3]
+TOPOLOGY = topologies.load(ROOT / "mesh.yaml")
+CONTRACT = load()
+EVERYONE = (*TOPOLOGY.workloads, EDGE)
+_FILTER = "envoy.filters.http.rbac"
+
+
+def place(region: str, workload: str) -> Place:
+    return Place(
+        region,
+        workload,
+        TOPOLOGY.path,
+        Path("/run/isthmus") / region / workload,
+        Path("/var/isthmus") / region / workload,
+    )
+
+
+@cache
+def compiled(region: str, workload: str) -> dict[str, Any]:
+    bootstrap = compile_for(CONTRACT, TOPOLOGY, place(region, workload)).bootstrap
+    document: dict[str, Any] = json.loads(bootstrap)
+    return document
+
+
+def listener(region: str, workload: str, name: str) -> dict[str, Any]:
+    for found in compiled(region, workload)["static_resources"]["listeners"]:
+        if found["name"] == name:
+            return found
+    raise AssertionError(f"{region}/{workload} has no listener {name}")
+
+
+def manager(region: str, workload: str, name: str) -> dict[str, Any]:
+    return listener(region, workload, name)["filter_chains"][0]["filters"][0]["typed_config"]
+
+
+def hosts(region: str, workload: str, name: str) -> list[dict[str, Any]]:
+    return manager(region, workload, name)["route_config"]["virtual_hosts"]
+
+
+def routes(region: str, workload: str, name: str) -> Iterator[dict[str, Any]]:
+    for host in hosts(region, workload, name):
+        yield from host["routes"]
+
+
+def principals(route: dict[str, Any]) -> set[str]:
+    policies = route["typed_per_filter_config"][_FILTER]["rbac"]["rules"].get("policies", {})
+    return {
+        name.get("exact") or name["prefix"] + "*"
+        for policy in policies.values()
+        for principal in policy["principals"]
+        for name in [principal["authenticated"]["principal_name"]]
+    }
+
+
+def every_route() -> Iterator[dict[str, Any]]:
+    for workload in TOPOLOGY.workloads:
+        yield from routes("eu", workload, "inbound")
+        yield from routes("eu", workload, "egress")
+    yield from routes("eu", EDGE, "edge")
+    yield from routes("eu", EDGE, "egress")
+
+
+METHODS = {method.path: method for method in CONTRACT.methods()}
+
+
+def uri(region: str, workload: str) -> str:
+    return f"spiffe://{TOPOLOGY.trust_domain}/region/{region}/workload/{workload}"
+
+
+def expected_callers(method: Method, callee: str, region: str) -> set[str]:
+    """The contract's callers, written down again on their own."""
+    regions = TOPOLOGY.region_names
+    who = method.callers
+    names = {uri(r, w) for w in who.workloads for r in regions}
+    if who.any_workload:
+        names |= {uri(r, w) for w in EVERYONE for r in regions}
+    if who.peers:
+        names |= {uri(r, callee) for r in regions if r != region}
+    if who.roles & {Role.OPERATOR, Role.DEVICE}:
+        names |= {uri(r, EDGE) for r in regions}
+    return names
+
+
+@pytest.mark.parametrize("workload", TOPOLOGY.workloads)
+def test_inbound_allows_exactly_the_contracts_callers(workload: str) -> None:
+    seen = set()
+    for route in routes("us", workload, "inbound"):
+        path = route["match"]["path"]
+        seen.add(path)
+        if path in METHODS:
+            assert principals(route) == expected_callers(METHODS[path], workload, "us"), path
+    served = {m.path for s in CONTRACT.served_by(workload) for m in s.methods}
+    unenrolled = {p for p in served if METHODS[p].callers.roles == {Role.UNENROLLED}}
+    assert seen == (served - unenrolled) | exceptions.CALLERS_BY_PATH.keys() | {"/metrics"}
+
+
+@pytest.mark.parametrize("workload", EVERYONE)
+def test_egress_lets_through_exactly_what_the_workload_may_call(workload: str) -> None:
+    allowed = {
+        (callee, method.path)
+        for callee in TOPOLOGY.workloads
+        for service in CONTRACT.served_by(callee)
+        for method in service.methods
+        if workload in method.callers.workloads
+        or method.callers.any_workload
+        or (method.callers.peers and callee == workload)
+    }
+    found = {
+        (host["domains"][0].split(".")[0], route["match"]["path"])
+        for host in hosts("eu", workload, "egress")
+        for route in host["routes"]
+        if "route" in route
+    }
+    assert found == allowed
+
+
+@pytest.mark.parametrize("workload", EVERYONE)
+def test_egress_ends_in_a_refusal_everywhere(workload: str) -> None:
+    tables = hosts("eu", workload, "egress")
+    assert tables[-1]["domains"] == ["*"]
+    for host in tables:
+        last = host["routes"][-1]
+        assert last["match"] == {"prefix": "/"}
+        assert last["direct_response"]["status"] == 403
+        assert workload in last["direct_response"]["body"]["inline_string"]
+
+
+def test_an_edge_asks_for_the_role_of_each_method() -> None:
+    seen = set()
+    for route in routes("eu", EDGE, "edge"):
+        path = route["match"].get("path")
+        who = METHODS[path].callers if path in METHODS else exceptions.CALLERS_BY_PATH.get(path)
+        if who is None:
+            assert path.startswith(exceptions.METRICS.prefix)
+            who = exceptions.METRICS.callers
+        expected = {
+            f"spiffe://{TOPOLOGY.trust_domain}/{role.value}/*"
+            for role in who.roles - {Role.UNENROLLED}
+        }
+        assert principals(route) == expected, path
+        seen.add(path)
+    for path, method in METHODS.items():
+        assert (path in seen) == bool(method.callers.roles - {Role.UNENROLLED}), path
+
+
+def test_platform_services_at_an_edge_go_by_header_and_else_to_overview() -> None:
+    platform = [s for s in CONTRACT.services.values() if s.workload == EVERY_WORKLOAD]
+    paths = {m.path for s in platform for m in s.methods if m.callers.roles}
+    paths |= {p for p, who in exceptions.CALLERS_BY_PATH.items() if who.roles}
+    assert paths
+    for path in paths:
+        ways = {}
+        for route in routes("eu", EDGE, "edge"):
+            if route["match"].get("path") == path:
+                (header,) = route["match"]["headers"]
+                assert header["name"] == "x-isthmus-workload"
+                ways[header.get("string_match", {}).get("exact")] = route["route"]["cluster"]
+        assert ways == {w: f"{w}/local" for w in TOPOLOGY.workloads} | {None: "overview/local"}
+
+
+def test_no_route_retries_unless_its_method_is_idempotent() -> None:
+    retried = 0
+    for route in every_route():
+        policy = route.get("route", {}).get("retry_policy")
+        if policy is None:
+            continue
+        retried += 1
+        method = METHODS[route["match"]["path"]]
+        assert method.idempotency is not Idempotency.UNKNOWN
+        assert method.retry is not None
+        assert policy["num_retries"] == method.retry.attempts - 1
+        assert float(policy["per_try_timeout"].rstrip("s")) == method.retry.per_try
+    assert retried > 10
+
+
+def test_every_retry_of_the_contract_is_in_some_callers_sidecar() -> None:
+    retried = {r["match"]["path"] for r in every_route() if "retry_policy" in r.get("route", {})}
+    assert retried == {path for path, method in METHODS.items() if method.retry is not None}
+
+
+def test_deadlines_are_stream_durations_never_route_timeouts() -> None:
+    for route in every_route():
+        path = route["match"].get("path", "")
+        if path not in METHODS:
+            continue
+        action, method = route["route"], METHODS[path]
+        limit = method.stream_max_age if method.streaming else method.timeout
+        assert limit is not None
+        grace = 1 if action["cluster"] == "app" else 0
+        duration = action["max_stream_duration"]
+        assert duration["max_stream_duration"] == f"{limit + grace:g}s", path
+        assert duration["grpc_timeout_header_max"] == duration["max_stream_duration"]
+        assert action["timeout"] == action["idle_timeout"] == "0s"
+
+
+@pytest.mark.parametrize("workload", TOPOLOGY.workloads)
+def test_inbound_requires_a_certificate_denies_by_default_and_appends_the_peer(
+    workload: str,
+) -> None:
+    found = listener("eu", workload, "inbound")
+    tls = found["filter_chains"][0]["transport_socket"]["typed_config"]
+    assert tls["require_client_certificate"] is True
+    assert found["enable_reuse_port"] is False
+    http = manager("eu", workload, "inbound")
+    first = http["http_filters"][0]
+    assert first["name"] == _FILTER
+    assert first["typed_config"]["rules"] == {}  # no policy: nobody
+    assert http["forward_client_cert_details"] == "APPEND_FORWARD"
+    assert http["set_current_client_cert_details"] == {"uri": True}
+
+
+def test_an_edge_replaces_what_clients_claim() -> None:
+    http = manager("eu", EDGE, "edge")
+    assert http["forward_client_cert_details"] == "SANITIZE_SET"
+    assert http["http_filters"][0]["typed_config"]["rules"] == {}
+
+
+def test_enrolment_is_one_rate_limited_route_in_the_authority_alone() -> None:
+    with_enrolment = [
+        workload
+        for workload in EVERYONE
+        for found in compiled("eu", workload)["static_resources"]["listeners"]
+        if found["name"] == "enrolment"
+    ]
+    assert with_enrolment == ["authority"]
+    tls = listener("eu", "authority", "enrolment")["filter_chains"][0]["transport_socket"]
+    assert "require_client_certificate" not in tls["typed_config"] or (
+        tls["typed_config"]["require_client_certificate"] is False
+    )
+    http = manager("eu", "authority", "enrolment")
+    assert http.get("forward_client_cert_details", "SANITIZE") == "SANITIZE"
+    assert "envoy.filters.http.local_ratelimit" in [f["name"] for f in http["http_filters"]]
+    forwarded = [r["match"] for r in routes("eu", "authority", "enrolment") if "route" in r]
+    assert forwarded == [{"path": "/isthmus.mesh.v1.EnrolmentService/Enrol"}]
+
+
+def _clusters(region: str, workload: str) -> dict[str, dict[str, Any]]:
+    found = compiled(region, workload)["static_resources"]["clusters"]
+    return {cluster["name"]: cluster for cluster in found}
+
+
+def test_nearest_fails_over_in_order_and_verifies_each_region_as_itself() -> None:
+    cluster = _clusters("us", EDGE)["channels/nearest"]
+    order = [e["locality"]["region"] for e in cluster["load_assignment"]["endpoints"]]
+    assert tuple(order) == TOPOLOGY.failover_order("us") == ("us", "ap", "eu")
+    priorities = [e.get("priority", 0) for e in cluster["load_assignment"]["endpoints"]]
+    assert priorities == [0, 1, 2]
+    assert cluster["outlier_detection"]["consecutive_5xx"] == 3
+    assert cluster["health_checks"][0]["grpc_health_check"] == {}
+    for match in cluster["transport_socket_matches"]:
+        context = match["transport_socket"]["typed_config"]
+        assert match["match"] == {"region": match["name"]}
+        assert _verified(context) == uri(match["name"], "channels")
+        assert context["sni"] == f"channels.{match['name']}.{TOPOLOGY.trust_domain}"
+
+
+def test_a_pinned_cluster_has_one_region_and_no_ejection() -> None:
+    clusters = _clusters("eu", "channels")
+    pinned = {name for name in clusters if "/pinned/" in name}
+    assert pinned == {"channels/pinned/us", "channels/pinned/ap"}
+    cluster = clusters["channels/pinned/us"]
+    (locality,) = cluster["load_assignment"]["endpoints"]
+    (endpoint,) = locality["lb_endpoints"]
+    address = endpoint["endpoint"]["address"]["socket_address"]
+    route = TOPOLOGY.route("eu", "us", "channels")
+    assert (address["address"], address["port_value"]) == (route.host, route.port)
+    assert "outlier_detection" not in cluster
+    assert "health_checks" not in cluster
+    assert _verified(cluster["transport_socket"]["typed_config"]) == uri("us", "channels")
+
+
+def test_every_cluster_to_a_workload_pings_so_that_a_stall_is_noticed() -> None:
+    for workload in EVERYONE:
+        for name, cluster in _clusters("eu", workload).items():
+            if "/" not in name:
+                continue
+            (options,) = cluster["typed_extension_protocol_options"].values()
+            http2 = options["explicit_http_config"]["http2_protocol_options"]
+            seconds = [float(v.rstrip("s")) for v in http2["connection_keepalive"].values()]
+            assert sum(seconds) <= 3
+
+
+def test_there_is_a_cluster_for_each_target_and_no_other() -> None:
+    for workload in EVERYONE:
+        text = json.dumps(compiled("eu", workload)["static_resources"]["listeners"])
+        used = set(re.findall(r'"cluster": "([^"]+)"', text))
+        assert used == _clusters("eu", workload).keys()
+
+
+def test_tracing_is_there_only_with_a_collector() -> None:
+    for workload, names in (("channels", ("inbound", "egress")), (EDGE, ("edge", "egress"))):
+        where = place("eu", workload)
+        without = compile_for(CONTRACT, TOPOLOGY, where).bootstrap
+        traced = compile_for(CONTRACT, TOPOLOGY, replace(where, otlp="collector.test:4317"))
+        assert "opentelemetry" not in without
+        document = json.loads(traced.bootstrap)
+        clusters = {c["name"]: c for c in document["static_resources"]["clusters"]}
+        assert clusters["collector"]["type"] == "STRICT_DNS"
+        for found in document["static_resources"]["listeners"]:
+            if found["name"] in names:
+                http = found["filter_chains"][0]["filters"][0]["typed_config"]
+                assert http["tracing"]["provider"]["name"] == "envoy.tracers.opentelemetry"
+
+
+def test_no_payload_and_no_secret_is_logged() -> None:
+    text = compile_sidecar(CONTRACT, TOPOLOGY, place("eu", "authority")).bootstrap
+    assert "%REQ(AUTHORIZATION)%" not in text
+    assert "BODY" not in text
+    assert "PRIVATE KEY" not in text
+
+
+def test_the_same_inputs_give_the_same_bytes() -> None:
+    where = place("ap", "channels")
+    assert compile_sidecar(CONTRACT, TOPOLOGY, where) == compile_sidecar(CONTRACT, TOPOLOGY, where)
+
+
+def test_a_socket_path_that_is_too_long_is_refused_before_envoy_sees_it() -> None:
+    where = replace(place("eu", EDGE), run=Path("/" + "x" * 110))
+    with pytest.raises(EnvoyConfigError, match=r"too long for a socket.*shorter folder"):
+        compile_edge(CONTRACT, TOPOLOGY, where)
+
+
+def test_an_unknown_workload_is_refused() -> None:
+    with pytest.raises(EnvoyConfigError, match="add it to `workloads`"):
+        compile_sidecar(CONTRACT, TOPOLOGY, place("eu", "unheard-of"))
+
+
+def test_a_method_that_names_no_caller_is_reachable_by_nobody() -> None:
+    service = CONTRACT.services["isthmus.channels.v1.ChannelService"]
+    closed = replace(
+        service.methods[0], callers=replace(service.methods[0].callers, roles=frozenset())
+    )
+    contract = Contract(
+        {**CONTRACT.services, service.name: replace(service, methods=(closed,))}, {}
+    )
+    document = json.loads(compile_sidecar(contract, TOPOLOGY, place("eu", "channels")).bootstrap)
+    inbound = document["static_resources"]["listeners"][0]
+    http = inbound["filter_chains"][0]["filters"][0]["typed_config"]
+    (route,) = [
+        r
+        for r in http["route_config"]["virtual_hosts"][0]["routes"]
+        if r["match"]["path"] == closed.path
+    ]
+    assert principals(route) == set()
+    assert closed.path not in {
+        r["match"].get("path")
+        for r in json.loads(compile_edge(contract, TOPOLOGY, place("eu", EDGE)).bootstrap)[
+            "static_resources"
+        ]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["route_config"][
+            "virtual_hosts"
+        ][0]["routes"]
+    }
+
+
+def test_locality_decides_the_cluster() -> None:
+    for route in routes("eu", EDGE, "edge"):
+        method = METHODS.get(route["match"].get("path", ""))
+        if method is not None and method.locality is Locality.NEAREST:
+            assert route["route"]["cluster"].endswith("/nearest")
+
+
+def test_render_is_validated_by_envoy_and_reproducible(tmp_path: Path) -> None:
+    one = replace(TOPOLOGY, regions=TOPOLOGY.regions[:1])
+    first = render(CONTRACT, one, place, tmp_path / "a")
+    second = render(CONTRACT, one, place, tmp_path / "b")
+    assert [f.name for f in first] == list(EVERYONE)
+    for before, after in zip(first, second, strict=True):
+        names = sorted(p.name for p in before.iterdir())
+        assert names == ["bootstrap.json", "leaf.sds.json", "trust.sds.json"]
+        for name in names:
+            assert (before / name).read_bytes() == (after / name).read_bytes()
+
+
+def _verified(context: dict[str, Any]) -> str:
+    validation = context["common_tls_context"]["combined_validation_context"]
+    (match,) = validation["default_validation_context"]["match_typed_subject_alt_names"]
+    assert match["san_type"] == "URI"
+    exact: str = match["matcher"]["exact"]
+    return exact
