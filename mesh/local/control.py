@@ -1,7 +1,7 @@
 """The supervisor's control socket: one JSON object a line, a request and its answer.
 
 A request is ``{"do": NAME, ...arguments}``; an answer ``{"ok": true, "result": ...}`` or
-``{"ok": false, "error": SENTENCE}``. The socket has mode 0600 in a folder of mode 0700.
+``{"ok": false, "error": SENTENCE, "kind": CLASS}``, the class one of `mesh.local.errors`. The socket has mode 0600 in a folder of mode 0700.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from mesh.local import errors
 from mesh.local.errors import BadRequest, LocalError, NotUp
 
 Handler = Callable[..., Awaitable[Any]]
@@ -75,11 +76,18 @@ class ControlServer:
             handler = self._handlers[name]
         except (ValueError, AttributeError, TypeError, KeyError):
             known = ", ".join(sorted(self._handlers))
-            return {"ok": False, "error": f'write {{"do": NAME}} with NAME one of {known}'}
+            kind = BadRequest.__name__
+            return {
+                "ok": False,
+                "kind": kind,
+                "error": f'write {{"do": NAME}} with NAME one of {known}',
+            }
         try:
             return {"ok": True, "result": await handler(**request)}
-        except (LocalError, TypeError) as error:
-            return {"ok": False, "error": str(error)}
+        except LocalError as error:
+            return {"ok": False, "kind": type(error).__name__, "error": str(error)}
+        except TypeError as error:
+            return {"ok": False, "kind": BadRequest.__name__, "error": str(error)}
 
 
 class ControlClient:
@@ -89,7 +97,7 @@ class ControlClient:
         self.path = path
 
     async def ask(self, do: str, *, within: float = 30.0, **arguments: Any) -> Any:
-        """One request. Raises `NotUp` if nobody listens, `BadRequest` with the refusal."""
+        """One request. Raises `NotUp` if nobody listens, else what the supervisor raised."""
         try:
             async with asyncio.timeout(within):
                 reader, writer = await asyncio.open_unix_connection(
@@ -111,5 +119,5 @@ class ControlClient:
             raise NotUp("this mesh is not up: start it with `isthmus up`")
         answer = json.loads(line)
         if not answer["ok"]:
-            raise BadRequest(answer["error"])
+            raise getattr(errors, answer.get("kind", ""), BadRequest)(answer["error"])
         return answer["result"]

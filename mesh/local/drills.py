@@ -8,9 +8,10 @@ from typing import Any
 
 from mesh.local.control import Handler
 from mesh.local.device import Device
-from mesh.local.errors import BadRequest
+from mesh.local.errors import AlreadyUp, BadRequest
 from mesh.local.region import LocalRegion
 from mesh.local.wan import HEALTHY, Fault, Link, Wan
+from mesh.topology import TopologyError
 
 
 class Drills:
@@ -47,7 +48,7 @@ class Drills:
         """Starts a killed region; answers once it is healthy."""
         found = self._region(region)
         if found.running:
-            raise BadRequest(f"{region} runs already: kill it first")
+            raise AlreadyUp(f"{region} runs already: kill it first")
         await found.prepare()
         await found.start()
         return {"region": region}
@@ -117,8 +118,10 @@ class Drills:
 
     def _links(self, region: str, source: str, target: str) -> list[Link]:
         if region and not (source or target):
-            self._region(region)
-            return list(self._wan.around(region))
+            try:
+                return list(self._wan.around(region))
+            except TopologyError as error:
+                raise BadRequest(str(error)) from None
         if source and target and not region:
             if (source, target) not in self._wan.links:
                 known = ", ".join(f"{a}->{b}" for a, b in self._wan.links)
