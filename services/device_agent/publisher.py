@@ -85,7 +85,7 @@ class Publisher:
                 gap = max(0, added[0].start_ms - live.segments[-1].end_ms)
             extended = extend(live, added, self.window)
             _replace(self.channel / "live.m3u8", build(extended))
-            if gap is not None or extended.sequence % _SWEEP_EVERY == 0:
+            if gap is not None or extended.sequence % _SWEEP_EVERY == 1:
                 self._sweep(extended)
             return Published(gap)
 
