@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -65,6 +65,7 @@ class Host:
         self._telemetry = telemetry
         self._group: Group | None = None
         self._channels: dict[str, grpc.aio.Channel] = {}
+        self._feeds: dict[str, grpc.aio.Channel] = {}
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._served: list[str] = []
@@ -119,10 +120,10 @@ class Host:
         """A channel to a workload, through the sidecar; `region` for PINNED methods."""
         authority = f"{workload}.{region}" if region else workload
         if authority not in self._channels:
-            self._channels[authority] = self._dial(authority)
+            self._channels[authority] = self._dial(authority, self._telemetry.client_interceptors())
         return self._channels[authority]
 
-    def _dial(self, authority: str) -> grpc.aio.Channel:
+    def _dial(self, authority: str, interceptors: Sequence[Any] = ()) -> grpc.aio.Channel:
         return grpc.aio.insecure_channel(
             f"unix:{self.place.egress_socket}",
             options=[
@@ -137,14 +138,18 @@ class Host:
                 # One channel's connection says nothing about another's.
                 ("grpc.use_local_subchannel_pool", 1),
             ],
-            interceptors=self._telemetry.client_interceptors(),
+            interceptors=list(interceptors),
         )
 
     def watch(
         self, workload: str, types: Iterable[type[Message]] = ()
     ) -> AsyncIterator[WatchEvent]:
         """A workload's entities in this region as they change; reconnects, with a new snapshot."""
-        return follow_feed(self.channel(workload), tuple(types))
+        if workload not in self._feeds:
+            # Long streams have no span, and grpc.aio never starts an intercepted one whose first
+            # message is not there yet.
+            self._feeds[workload] = self._dial(workload)
+        return follow_feed(self._feeds[workload], tuple(types))
 
     def background(self, name: str, work: Coroutine[Any, Any, None]) -> None:
         """Runs `work` until shutdown; if it ends or fails before, the process ends."""
@@ -240,7 +245,7 @@ class Host:
         await self._server.stop(_DRAIN_SECONDS)
         if self._group is not None:
             await self._group.close()
-        for channel in self._channels.values():
+        for channel in (*self._channels.values(), *self._feeds.values()):
             await channel.close()
 
 
