@@ -287,9 +287,9 @@ class Gateway(DeviceGatewayServiceServicer):
                     self._channels, self._reach = {}, event.reach
                     for view in event.entities:
                         self._channel(self._channels, view)
-                case Batch():
+                case Batch() if self._channels is not None:
                     for change in event.changes:
-                        self._channel(self._channels or {}, change.new)
+                        self._channel(self._channels, change.new)
                 case ReachChanged():
                     self._reach = event.reach
                     continue
