@@ -29,7 +29,10 @@ from mesh.runtime.write_errors import typed
 HEALTH = "/grpc.health.v1.Health/"
 _log = structlog.get_logger("isthmus.rpc")
 _duration = metrics.get_meter("isthmus").create_histogram(
-    "isthmus_rpc_server_duration", unit="s", description="From the first byte to the status."
+    "isthmus_rpc_server_duration",
+    unit="s",
+    description="From the first byte to the status.",
+    explicit_bucket_boundaries_advisory=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5),
 )
 
 
