@@ -1,7 +1,8 @@
 """The supervisor's control socket: one JSON object a line, a request and its answer.
 
 A request is ``{"do": NAME, ...arguments}``; an answer ``{"ok": true, "result": ...}`` or
-``{"ok": false, "error": SENTENCE, "kind": CLASS}``, the class one of `mesh.local.errors`. The socket has mode 0600 in a folder of mode 0700.
+``{"ok": false, "error": SENTENCE, "kind": CLASS}``, the class one of `mesh.local.errors`. The
+socket has mode 0600 in a folder of mode 0700.
 """
 
 from __future__ import annotations
