@@ -1,0 +1,96 @@
+"""The certificate of a device: enrolment with a pinned root, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from mesh.identity import folder, tokens
+from mesh.identity.authority import fingerprint, pem
+from mesh.runtime.identity import IdentityError, enrol, held
+from services.device_agent import config as configuration
+from services.device_agent.certificate import obtain
+from services.device_agent.config import ConfigError
+from tests.support.gateway import FakeEnrolment, TestAuthority
+
+
+def token(authority: TestAuthority, root_hash: str = "") -> str:
+    pinned = root_hash or fingerprint(authority.root.certificate)
+    return str(tokens.JoinToken(authority.region, "device", "encoder-1", pinned, "secret"))
+
+
+@pytest.mark.parametrize("with_root", [True, False])
+async def test_a_token_becomes_a_certificate(tmp_path: Path, with_root: bool) -> None:
+    authority = TestAuthority()
+    enrolment = FakeEnrolment(authority, "encoder-1")
+    await enrolment.start(with_root=with_root)
+    try:
+        trust = None if with_root else pem(authority.root.certificate)
+        found = await enrol(tmp_path, enrolment.address, token(authority), trust)
+    finally:
+        await enrolment.stop()
+    assert found.spiffe_id == "spiffe://isthmus.test/device/encoder-1"
+    assert folder.read(tmp_path) == found
+    now = datetime.now(UTC)
+    assert held(tmp_path, now) == found
+    assert held(tmp_path, now + timedelta(hours=2)) is None
+
+
+async def test_another_root_is_not_believed(tmp_path: Path) -> None:
+    authority = TestAuthority()
+    enrolment = FakeEnrolment(authority, "encoder-1")
+    await enrolment.start(with_root=True)
+    try:
+        with pytest.raises(IdentityError, match="does not show the root"):
+            await enrol(tmp_path, enrolment.address, token(authority, "0" * 64))
+        # The right root in hand does not make another's server right.
+        mine = TestAuthority()
+        with pytest.raises(IdentityError, match="failed"):
+            await enrol(tmp_path, enrolment.address, token(mine), pem(mine.root.certificate))
+    finally:
+        await enrolment.stop()
+    assert held(tmp_path, datetime.now(UTC)) is None
+
+
+async def test_nobody_answers(tmp_path: Path) -> None:
+    with pytest.raises(IdentityError, match="no enrolment listener"):
+        await enrol(tmp_path, "127.0.0.1:1", token(TestAuthority()))
+
+
+def _settings(tmp_path: Path, **more: str) -> configuration.Config:
+    environment = {
+        "ISTHMUS_DEVICE_ID": "encoder-1",
+        "ISTHMUS_REGION": "eu",
+        "ISTHMUS_STATE_DIR": str(tmp_path),
+        "ISTHMUS_MEDIA_ROOT": str(tmp_path),
+        "ISTHMUS_OUTPUT_DIR": str(tmp_path),
+        "ISTHMUS_EDGES": "eu=127.0.0.1:1",
+    }
+    return configuration.read([], environment | more)
+
+
+async def test_a_device_enrols_once_with_its_token(tmp_path: Path) -> None:
+    authority = TestAuthority()
+    enrolment = FakeEnrolment(authority, "encoder-1")
+    await enrolment.start(with_root=True)
+    path = tmp_path / "token"
+    path.write_text(token(authority) + "\n")
+    try:
+        config = _settings(
+            tmp_path, ISTHMUS_ENROLMENT=enrolment.address, ISTHMUS_JOIN_TOKEN_FILE=str(path)
+        )
+        found = await obtain(config)
+    finally:
+        await enrolment.stop()
+    assert not path.exists()
+    assert await obtain(config) == found
+
+
+async def test_a_device_says_what_it_needs(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="--join-token-file"):
+        await obtain(_settings(tmp_path))
+    TestAuthority().write_device(tmp_path / "identity", "encoder-2")
+    with pytest.raises(ConfigError, match="a state folder of its own"):
+        await obtain(_settings(tmp_path))
