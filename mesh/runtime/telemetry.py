@@ -159,6 +159,17 @@ def _observe_group(meter: metrics.Meter, group: Group) -> None:
         meter.create_observable_gauge(
             f"isthmus_replication_link_{name}", [links(field)], unit=unit, description=text
         )
+
+    def total(field: str) -> Any:
+        return lambda _: [Observation(getattr(group, field), {"group": group.name})]
+
+    for name, field, text in (
+        ("writes", "writes_accepted", "Writes that were made durable here."),
+        ("changes_applied", "changes_applied", "Changes of any region that became visible here."),
+    ):
+        meter.create_observable_counter(
+            f"isthmus_replication_{name}", [total(field)], description=text
+        )
     meter.create_observable_gauge(
         "isthmus_replication_entities", [entities], unit="1", description="Entities in the group."
     )

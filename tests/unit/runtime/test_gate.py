@@ -39,7 +39,16 @@ BAD = CreateChannelRequest(
     labels=["", "fine"],
     request_id="not-a-uuid",
 )
-KINDS = {"Unary": GOOD, "Collect": [GOOD], "Feed": GOOD, "Write": GOOD, "Talk": [GOOD]}
+KINDS: dict[str, Any] = {
+    "Unary": GOOD,
+    "Collect": [GOOD],
+    "Feed": GOOD,
+    "Write": GOOD,
+    "Talk": [GOOD],
+}
+# For calls that end before the first message is read: grpc.aio's client answers INTERNAL by itself
+# if it was about to write one.
+SILENT: dict[str, Any] = KINDS | {"Collect": [], "Talk": []}
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
@@ -144,7 +153,7 @@ async def test_others_are_denied_before_the_method_runs(
 ) -> None:
     echo = Echo()
     async with serving(tmp_path, echo) as channel:
-        error = await refused(call(channel, method, KINDS[method], header))
+        error = await refused(call(channel, method, SILENT[method], header))
     assert error.code() is grpc.StatusCode.PERMISSION_DENIED
     info = reason_of(error)
     assert info.reason == "CALLER_NOT_IN_CONTRACT"
@@ -261,7 +270,8 @@ async def test_every_call_is_logged_once(
     with capture_logs() as lines:
         async with serving(tmp_path, Echo(error)) as channel:
             try:
-                await answer(call(channel, method, KINDS[method], header))
+                requests = SILENT if status == "PERMISSION_DENIED" else KINDS
+                await answer(call(channel, method, requests[method], header))
             except grpc.aio.AioRpcError as seen:
                 assert seen.code().name == status
     assert statuses(lines) == [status]
