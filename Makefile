@@ -74,5 +74,8 @@ format: $(READY) ## Formats the code
 bench: $(READY) ## Measures and writes build/bench/*.json
 	$(PY) -m tests.bench
 
+bench-%: $(READY)
+	$(PY) -m tests.bench $*
+
 clean: ## Removes what can be made again
 	rm -rf $(VENV) build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -35,9 +35,7 @@ def row(
 ) -> Row:
     """A row from the values of several runs, and of a peer measured in the same run."""
     middle = statistics.median(values)
-    name, ratio = (
-        (None, None) if peer is None else (peer[0], middle / statistics.median(peer[1]))
-    )
+    name, ratio = (None, None) if peer is None else (peer[0], middle / statistics.median(peer[1]))
     return Row(metric, middle, unit, (min(values), max(values)), len(values), name, ratio)
 
 
