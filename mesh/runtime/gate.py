@@ -85,7 +85,7 @@ class Gate(grpc.aio.ServerInterceptor):
 
         async def behavior(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             async with self._call(method, header, context):
-                return await inner(self._checked(request), context)
+                return await inner(*self._checked(request, context))
 
         return behavior
 
@@ -96,20 +96,21 @@ class Gate(grpc.aio.ServerInterceptor):
             request: Any, context: grpc.aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[Any]:
             async with self._call(method, header, context):
-                async for response in inner(self._checked(request), context):
+                async for response in inner(*self._checked(request, context)):
                     yield response
 
         async def writer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
             async with self._call(method, header, context):
-                await inner(self._checked(request), context)
+                await inner(*self._checked(request, context))
 
         return generator if inspect.isasyncgenfunction(inner) else writer
 
-    def _checked(self, request: Any) -> Any:
+    def _checked(self, request: Any, context: Any) -> tuple[Any, Any]:
+        """What a method gets: nothing comes to it unchecked, by whichever way it reads."""
         if isinstance(request, Message):
             self._check(request)
-            return request
-        return self._each_checked(request)
+            return request, context
+        return self._each_checked(request), _CheckedReads(context, self._check)
 
     async def _each_checked(self, requests: AsyncIterable[Message]) -> AsyncIterator[Message]:
         async for request in requests:
@@ -188,6 +189,26 @@ class Gate(grpc.aio.ServerInterceptor):
             seconds=round(seconds, 6),
             trace_parent=trace_parent(),
         )
+
+
+class _CheckedReads:
+    """A call's context, whose `read` checks each message as the request iterator does."""
+
+    def __init__(
+        self, context: grpc.aio.ServicerContext[Any, Any], check: Callable[[Message], None]
+    ) -> None:
+        self._context = context
+        self._check = check
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    async def read(self) -> Any:
+        """The client's next message, or `grpc.aio.EOF`."""
+        request = await self._context.read()
+        if isinstance(request, Message):
+            self._check(request)
+        return request
 
 
 def _status_code(code: object) -> grpc.StatusCode:

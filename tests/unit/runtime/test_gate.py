@@ -110,6 +110,16 @@ class Grouped(Echo):
         yield self._reply("+".join(seen))
 
 
+class Reading(Echo):
+    """Reads its stream by itself."""
+
+    async def Talk(
+        self, requests: AsyncIterator[CreateChannelRequest], context: Context
+    ) -> AsyncIterator[GetChannelRequest]:
+        while isinstance(request := await context.read(), CreateChannelRequest):
+            yield self._reply(request.channel_id)
+
+
 def statuses(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     """The statuses in the access log."""
     return [line["status"] for line in lines if line["event"] == "call"]
@@ -197,7 +207,8 @@ async def test_a_bad_request_names_each_field(method: str, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("method", "servicer"), [("Collect", Echo), ("Talk", Echo), ("Talk", Grouped)]
+    ("method", "servicer"),
+    [("Collect", Echo), ("Talk", Echo), ("Talk", Grouped), ("Talk", Reading)],
 )
 async def test_each_message_of_a_stream_is_checked(
     method: str, servicer: type[Echo], tmp_path: Path
@@ -207,6 +218,12 @@ async def test_each_message_of_a_stream_is_checked(
         error = await refused(started)
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert "source.file" in violations_of(error)
+
+
+async def test_a_stream_that_is_read_by_itself_ends(tmp_path: Path) -> None:
+    async with serving(tmp_path, Reading()) as channel:
+        started = call(channel, "Talk", [GOOD, GOOD], through_edge(operator()))
+        assert await answer(started) == [f"news {operator()}"] * 2
 
 
 @pytest.mark.parametrize("method", KINDS)
