@@ -6,7 +6,6 @@ import asyncio
 import random
 from datetime import UTC, datetime
 
-import grpc
 import structlog
 
 from mesh.runtime.client import Edges, NoEdge, NoIdentity
@@ -52,8 +51,7 @@ async def _enrol(config: Config) -> Held | None:
     try:
         # Read anew each time: whoever runs the device may have put a fresh one there.
         token = config.join_token_file.read_text()
-        trust = config.trust_file.read_bytes() if config.trust_file else None
-        found = await enrol(config.identity, config.enrolment, token.strip(), trust)
+        found = await enrol(config.identity, config.enrolment, token)
     except (OSError, IdentityError) as error:
         _log.warning("not enrolled yet", why=str(error))
         await asyncio.sleep(random.uniform(*_ENROL_PAUSE_S))  # noqa: S311 - jitter
@@ -65,19 +63,25 @@ async def _enrol(config: Config) -> Held | None:
 
 async def keep_fresh(config: Config, found: Held) -> None:
     """Renews at half-life, for ever; a failure is tried again until it works."""
-    addresses = [edge.address for edge in config.edges]
     while True:
         wait = (found.half_life - _now()).total_seconds()
         # Devices that enrolled together shall not come back together.
         await asyncio.sleep(max(0.0, wait) * random.uniform(0.9, 1.0))  # noqa: S311 - jitter
-        edges = Edges(addresses, config.identity)
-        try:
-            found = await edges.call(
-                lambda channel: renew(config.identity, channel), repeatable=True
-            )
-            _log.info("renewed", not_after=found.not_after.isoformat())
-        except (grpc.aio.AioRpcError, NoEdge, NoIdentity, IdentityError, OSError) as error:
-            _log.warning("not renewed yet", why=str(error))
+        fresh = await _renew(config)
+        if fresh is None:
             await asyncio.sleep(random.uniform(*_RENEW_PAUSE_S))  # noqa: S311 - jitter
-        finally:
-            await edges.close()
+        else:
+            found = fresh
+            _log.info("renewed", not_after=found.not_after.isoformat())
+
+
+async def _renew(config: Config) -> Held | None:
+    """Through the first edge behind which an authority answers."""
+    for edge in config.edges:
+        edges = Edges([edge.address], config.identity)
+        try:
+            async with edges.connect() as channel:
+                return await renew(config.identity, channel)
+        except (NoEdge, NoIdentity, IdentityError, OSError) as error:
+            _log.warning("not renewed", edge=edge.region, why=str(error))
+    return None

@@ -40,7 +40,6 @@ class Config:
     edges: tuple[Edge, ...]
     enrolment: str | None
     join_token_file: Path | None
-    trust_file: Path | None
     ffmpeg: str | None
 
     @property
@@ -60,7 +59,6 @@ _SETTINGS = {
     "edges": ("ISTHMUS_EDGES", None, "region=host:port,... in the order to try them"),
     "enrolment": ("ISTHMUS_ENROLMENT", "", "host:port where the join token is used"),
     "join-token-file": ("ISTHMUS_JOIN_TOKEN_FILE", "", "file that holds the join token"),
-    "trust-file": ("ISTHMUS_TRUST_FILE", "", "PEM with the mesh's root, if enrolment hides it"),
     "ffmpeg": ("ISTHMUS_FFMPEG", "", "the encoder binary, if not the one that comes along"),
 }
 
@@ -94,7 +92,6 @@ def read(arguments: Sequence[str], environment: Mapping[str, str] | None = None)
         edges=_edges(given["edges"]),
         enrolment=given["enrolment"] or None,
         join_token_file=Path(given["join_token_file"]) if given["join_token_file"] else None,
-        trust_file=Path(given["trust_file"]) if given["trust_file"] else None,
         ffmpeg=given["ffmpeg"] or None,
     )
 

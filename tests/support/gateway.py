@@ -15,13 +15,21 @@ from isthmus.devices.v1.gateway_pb2_grpc import (
     DeviceGatewayServiceServicer,
     add_DeviceGatewayServiceServicer_to_server,
 )
-from isthmus.mesh.v1.authority_pb2 import Certificate, EnrolRequest, EnrolResponse
+from isthmus.mesh.v1.authority_pb2 import (
+    Certificate,
+    EnrolRequest,
+    EnrolResponse,
+    RenewRequest,
+    RenewResponse,
+)
 from isthmus.mesh.v1.authority_pb2_grpc import (
+    AuthorityServiceServicer,
     EnrolmentServiceServicer,
+    add_AuthorityServiceServicer_to_server,
     add_EnrolmentServiceServicer_to_server,
 )
 
-from mesh.identity import authority, folder, keys
+from mesh.identity import authority, enrolment, folder, keys
 from mesh.identity.authority import Leaf
 from mesh.identity.spiffe import DeviceId, Identity, WorkloadId
 
@@ -45,17 +53,25 @@ class TestAuthority:
         signed = authority.sign(self.issuer, keys.signing_request(key), identity, _now(), hosts)
         return signed, keys.key_pem(key)
 
+    def certificate(self, signing_request: bytes, identity: Identity) -> Certificate:
+        """What an authority answers."""
+        leaf = authority.sign(self.issuer, signing_request, identity, _now())
+        return Certificate(
+            chain_pem=leaf.chain_pem.decode(),
+            trust_pem=leaf.trust_pem.decode(),
+            spiffe_id=leaf.identity.uri,
+        )
+
     def write_device(self, path: Path, device_id: str) -> None:
         """An identity folder for a device."""
         leaf, key = self.leaf(DeviceId(DOMAIN, device_id))
         folder.write(path, leaf.chain_pem, key, leaf.trust_pem)
 
-    def server_credentials(
-        self, name: str, *, with_root: bool = False, client: bool = True
-    ) -> grpc.ServerCredentials:
-        """For a server of the region's workload `name`."""
-        leaf, key = self.leaf(WorkloadId(DOMAIN, self.region, name), (HOST,))
-        chain = leaf.chain_pem + (leaf.trust_pem if with_root else b"")
+    def server_credentials(self, name: str, *, client: bool = True) -> grpc.ServerCredentials:
+        """For a server of the region's workload `name`; with `client` it asks for a certificate."""
+        identity = WorkloadId(DOMAIN, self.region, name)
+        leaf, key = self.leaf(identity, (HOST,))
+        chain = enrolment.presented(identity.uri, leaf.chain_pem, leaf.trust_pem)
         return grpc.ssl_server_credentials(
             [(key, chain)], leaf.trust_pem if client else None, require_client_auth=client
         )
@@ -135,23 +151,19 @@ class FakeEnrolment(EnrolmentServiceServicer):
     def __init__(self, test_authority: TestAuthority, device_id: str) -> None:
         self._authority = test_authority
         self._device = DeviceId(DOMAIN, device_id)
-        self._server: grpc.aio.Server | None = None
+        self._server = grpc.aio.server()
         self.address = ""
 
-    async def start(self, *, with_root: bool) -> None:
-        """Listens, with the root in its chain or without."""
-        self._server = grpc.aio.server()
+    async def start(self) -> None:
+        """Listens."""
         add_EnrolmentServiceServicer_to_server(self, self._server)
-        credentials = self._authority.server_credentials(
-            "authority", with_root=with_root, client=False
-        )
+        credentials = self._authority.server_credentials("authority", client=False)
         self.address = f"{HOST}:{self._server.add_secure_port(f'{HOST}:0', credentials)}"
         await self._server.start()
 
     async def stop(self) -> None:
         """Stops."""
-        if self._server is not None:
-            await self._server.stop(0)
+        await self._server.stop(0)
 
     async def Enrol(
         self,
@@ -159,13 +171,39 @@ class FakeEnrolment(EnrolmentServiceServicer):
         context: grpc.aio.ServicerContext[EnrolRequest, EnrolResponse],
     ) -> EnrolResponse:
         """Signs."""
-        leaf = authority.sign(self._authority.issuer, request.signing_request, self._device, _now())
         return EnrolResponse(
-            certificate=Certificate(
-                chain_pem=leaf.chain_pem.decode(),
-                trust_pem=leaf.trust_pem.decode(),
-                spiffe_id=leaf.identity.uri,
-            )
+            certificate=self._authority.certificate(request.signing_request, self._device)
+        )
+
+
+class FakeRenewal(AuthorityServiceServicer):
+    """Renews whoever asks as one device."""
+
+    def __init__(self, test_authority: TestAuthority, device_id: str) -> None:
+        self._authority = test_authority
+        self._device = DeviceId(DOMAIN, device_id)
+        self._server = grpc.aio.server()
+        self.address = ""
+
+    async def start(self) -> None:
+        """Listens."""
+        add_AuthorityServiceServicer_to_server(self, self._server)
+        credentials = self._authority.server_credentials("edge")
+        self.address = f"{HOST}:{self._server.add_secure_port(f'{HOST}:0', credentials)}"
+        await self._server.start()
+
+    async def stop(self) -> None:
+        """Stops."""
+        await self._server.stop(0)
+
+    async def Renew(
+        self,
+        request: RenewRequest,
+        context: grpc.aio.ServicerContext[RenewRequest, RenewResponse],
+    ) -> RenewResponse:
+        """Signs."""
+        return RenewResponse(
+            certificate=self._authority.certificate(request.signing_request, self._device)
         )
 
 

@@ -7,13 +7,21 @@ from pathlib import Path
 
 import pytest
 
-from mesh.identity import folder, tokens
-from mesh.identity.authority import fingerprint, pem
-from mesh.runtime.identity import IdentityError, enrol, held
+from mesh.identity import tokens
+from mesh.identity.authority import fingerprint
+from mesh.runtime.client import Edges
+from mesh.runtime.identity import (
+    AuthorityUnreachable,
+    IdentityError,
+    TokenRefused,
+    enrol,
+    held,
+    renew,
+)
 from services.device_agent import config as configuration
 from services.device_agent.certificate import obtain
 from services.device_agent.config import ConfigError
-from tests.support.gateway import FakeEnrolment, TestAuthority
+from tests.support.gateway import FakeEnrolment, FakeRenewal, TestAuthority
 
 
 def token(authority: TestAuthority, root_hash: str = "") -> str:
@@ -21,18 +29,15 @@ def token(authority: TestAuthority, root_hash: str = "") -> str:
     return str(tokens.JoinToken(authority.region, "device", "encoder-1", pinned, "secret"))
 
 
-@pytest.mark.parametrize("with_root", [True, False])
-async def test_a_token_becomes_a_certificate(tmp_path: Path, with_root: bool) -> None:
+async def test_a_token_becomes_a_certificate(tmp_path: Path) -> None:
     authority = TestAuthority()
     enrolment = FakeEnrolment(authority, "encoder-1")
-    await enrolment.start(with_root=with_root)
+    await enrolment.start()
     try:
-        trust = None if with_root else pem(authority.root.certificate)
-        found = await enrol(tmp_path, enrolment.address, token(authority), trust)
+        found = await enrol(tmp_path, enrolment.address, token(authority))
     finally:
         await enrolment.stop()
     assert found.spiffe_id == "spiffe://isthmus.test/device/encoder-1"
-    assert folder.read(tmp_path) == found
     now = datetime.now(UTC)
     assert held(tmp_path, now) == found
     assert held(tmp_path, now + timedelta(hours=2)) is None
@@ -41,22 +46,35 @@ async def test_a_token_becomes_a_certificate(tmp_path: Path, with_root: bool) ->
 async def test_another_root_is_not_believed(tmp_path: Path) -> None:
     authority = TestAuthority()
     enrolment = FakeEnrolment(authority, "encoder-1")
-    await enrolment.start(with_root=True)
+    await enrolment.start()
     try:
-        with pytest.raises(IdentityError, match="does not show the root"):
+        with pytest.raises(TokenRefused, match="not below the authority"):
             await enrol(tmp_path, enrolment.address, token(authority, "0" * 64))
-        # The right root in hand does not make another's server right.
-        mine = TestAuthority()
-        with pytest.raises(IdentityError, match="failed"):
-            await enrol(tmp_path, enrolment.address, token(mine), pem(mine.root.certificate))
     finally:
         await enrolment.stop()
     assert held(tmp_path, datetime.now(UTC)) is None
 
 
 async def test_nobody_answers(tmp_path: Path) -> None:
-    with pytest.raises(IdentityError, match="no enrolment listener"):
+    with pytest.raises(AuthorityUnreachable):
         await enrol(tmp_path, "127.0.0.1:1", token(TestAuthority()))
+
+
+async def test_a_renewal_is_for_the_identity_at_hand(tmp_path: Path) -> None:
+    authority = TestAuthority()
+    authority.write_device(tmp_path, "encoder-1")
+    renewing = FakeRenewal(authority, "encoder-1")
+    await renewing.start()
+    try:
+        async with Edges([renewing.address], tmp_path).connect() as channel:
+            before = held(tmp_path, datetime.now(UTC))
+            found = await renew(tmp_path, channel)
+            assert before is not None and found.key_pem != before.key_pem
+            authority.write_device(tmp_path, "encoder-2")
+            with pytest.raises(IdentityError, match="device/encoder-1, not"):
+                await renew(tmp_path, channel)
+    finally:
+        await renewing.stop()
 
 
 def _settings(tmp_path: Path, **more: str) -> configuration.Config:
@@ -74,7 +92,7 @@ def _settings(tmp_path: Path, **more: str) -> configuration.Config:
 async def test_a_device_enrols_once_with_its_token(tmp_path: Path) -> None:
     authority = TestAuthority()
     enrolment = FakeEnrolment(authority, "encoder-1")
-    await enrolment.start(with_root=True)
+    await enrolment.start()
     path = tmp_path / "token"
     path.write_text(token(authority) + "\n")
     try:
