@@ -112,7 +112,7 @@ def _nearest(to: Target, topology: Topology, place: Place, sds: Path) -> cluster
     built = _cluster(to.cluster, localities, _http2(keepalive=True))
     built.transport_socket_matches = matches
     built.outlier_detection = _outlier_detection()
-    built.health_checks = [_health_check()]
+    built.health_checks = [_health_check(to.workload)]
     return built
 
 
@@ -128,7 +128,7 @@ def _outlier_detection() -> cluster.OutlierDetection:
     )
 
 
-def _health_check() -> core.HealthCheck:
+def _health_check(workload: str) -> core.HealthCheck:
     return core.HealthCheck(
         timeout=_CHECK_TIMEOUT,
         interval=_CHECK_INTERVAL,
@@ -138,7 +138,8 @@ def _health_check() -> core.HealthCheck:
         interval_jitter_percent=20,
         unhealthy_threshold=2,
         healthy_threshold=1,
-        grpc_health_check=core.HealthCheckGrpcHealthCheck(),
+        # By default the cluster's name, whose slash no HTTP authority may have.
+        grpc_health_check=core.HealthCheckGrpcHealthCheck(authority=workload),
     )
 
 

@@ -267,7 +267,7 @@ def test_nearest_fails_over_in_order_and_verifies_each_region_as_itself() -> Non
     priorities = [e.get("priority", 0) for e in cluster["load_assignment"]["endpoints"]]
     assert priorities == [0, 1, 2]
     assert cluster["outlier_detection"]["consecutive_5xx"] == 3
-    assert cluster["health_checks"][0]["grpc_health_check"] == {}
+    assert cluster["health_checks"][0]["grpc_health_check"] == {"authority": "channels"}
     for match in cluster["transport_socket_matches"]:
         context = match["transport_socket"]["typed_config"]
         assert match["match"] == {"region": match["name"]}

@@ -1,0 +1,301 @@
+"""A small mesh for tests: real Envoys in two regions, and services of bytes behind them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from mesh import topology as topologies
+from mesh.agent import Sidecar
+from mesh.agent.sidecar import utc_now
+from mesh.contracts.model import (
+    Callers,
+    Contract,
+    Idempotency,
+    Locality,
+    Location,
+    Method,
+    Retry,
+    Role,
+    Service,
+)
+from mesh.identity import authority, keys
+from mesh.identity.enrolment import Credentials
+from mesh.identity.spiffe import DeviceId, Identity, OperatorId, WorkloadId
+from mesh.local.wan import Wan
+from mesh.place import EDGE, Place
+from mesh.topology import Topology
+
+SERVICE = "test.v1.BetaService"
+DOMAIN = "mesh.test"
+WORKLOADS = ("alpha", "beta", "gamma")
+_HERE = Location("test.proto", 1)
+_ALPHA = Callers(workloads=frozenset({"alpha"}))
+
+
+def _method(name: str, callers: Callers = _ALPHA, **changes: Any) -> Method:
+    given: dict[str, Any] = {
+        "client_streaming": False,
+        "server_streaming": False,
+        "idempotency": Idempotency.UNKNOWN,
+        "locality": Locality.NEAREST,
+        "timeout": 10.0,
+        "stream_max_age": None,
+        "retry": None,
+    }
+    return Method(SERVICE, name, "", "", callers=callers, location=_HERE, **(given | changes))
+
+
+_REPEATABLE: dict[str, Any] = {
+    "idempotency": Idempotency.IDEMPOTENT,
+    "retry": Retry(3, 1.0),
+    "timeout": 5.0,
+}
+METHODS = (
+    # Answers with the identity header that it got.
+    _method("Echo", **_REPEATABLE),
+    # Never answers; not idempotent.
+    _method("Once"),
+    # Never answers; idempotent.
+    _method("Again", **_REPEATABLE),
+    # Never answers, with a short deadline.
+    _method("Slow", timeout=0.5, locality=Locality.LOCAL),
+    # Sends a message every 50 ms to a peer.
+    _method(
+        "Follow",
+        Callers(peers=True),
+        server_streaming=True,
+        timeout=None,
+        stream_max_age=60.0,
+        locality=Locality.PINNED,
+    ),
+    # The same with a short life.
+    _method("Brief", server_streaming=True, timeout=None, stream_max_age=1.0),
+    _method("Operate", Callers(roles=frozenset({Role.OPERATOR})), **_REPEATABLE),
+    _method("Report", Callers(roles=frozenset({Role.DEVICE})), locality=Locality.LOCAL),
+)
+CONTRACT = Contract(
+    {
+        SERVICE: Service(SERVICE, "beta", None, "tests", "", METHODS, _HERE),
+        "test.v1.AlphaService": Service(
+            "test.v1.AlphaService", "alpha", None, "tests", "", (), _HERE
+        ),
+        "test.v1.GammaService": Service(
+            "test.v1.GammaService", "gamma", None, "tests", "", (), _HERE
+        ),
+    },
+    {},
+)
+
+
+def path(method: str) -> str:
+    """The HTTP/2 path of one of `METHODS`."""
+    return f"/{SERVICE}/{method}"
+
+
+@dataclass
+class App:
+    """The service behind beta's sidecar in one region: counts calls, holds some for ever."""
+
+    region: str
+    socket: Path
+    seen: Counter[str] = field(default_factory=Counter)
+    arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    _server: grpc.aio.Server | None = None
+
+    async def start(self) -> None:
+        """Listens, healthy."""
+        self.socket.unlink(missing_ok=True)
+        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        checked = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(checked, self._server)
+        unary = dict.fromkeys(("Echo", "Operate", "Report"), self._echo)
+        unary |= dict.fromkeys(("Once", "Again", "Slow"), self._hold)
+        handlers: dict[str, grpc.RpcMethodHandler] = {
+            name: grpc.unary_unary_rpc_method_handler(self._counted(name, does))
+            for name, does in unary.items()
+        }
+        for name in ("Follow", "Brief"):
+            handlers[name] = grpc.unary_stream_rpc_method_handler(self._stream)
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
+        )
+        self._server.add_insecure_port(f"unix:{self.socket}")
+        await self._server.start()
+        await checked.set("", health_pb2.HealthCheckResponse.SERVING)
+
+    async def stop(self) -> None:
+        """Ends at once."""
+        if self._server is not None:
+            await self._server.stop(None)
+
+    def _counted(
+        self, name: str, does: Callable[[bytes, Any], Awaitable[bytes]]
+    ) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        async def handler(request: bytes, context: Any) -> bytes:
+            self.seen[name] += 1
+            self.arrived.set()
+            return await does(request, context)
+
+        return handler
+
+    async def _echo(self, request: bytes, context: Any) -> bytes:
+        metadata = dict(context.invocation_metadata())
+        return f"{self.region} {metadata.get('x-forwarded-client-cert', '')}".encode()
+
+    async def _hold(self, request: bytes, context: Any) -> bytes:
+        await asyncio.Event().wait()
+        return b""
+
+    async def _stream(self, request: bytes, context: Any) -> AsyncIterator[bytes]:
+        while True:
+            yield self.region.encode()
+            await asyncio.sleep(0.05)
+
+
+class SmallMesh:
+    """Two regions (`eu`, `us`) with the WAN between them; start what a test needs."""
+
+    def __init__(self, state: Path, run: Path, ports: list[int]) -> None:
+        self.state = state
+        self.run = run
+        self.contract = CONTRACT
+        self.topology = _topology(state, ports)
+        now = utc_now()
+        self.root = authority.make_root(DOMAIN, now)
+        self.issuers = {
+            region: authority.make_region_issuer(self.root, DOMAIN, region, now)
+            for region in self.topology.region_names
+        }
+        self.wan = Wan(self.topology)
+        self.apps: dict[str, App] = {}
+        self.sidecars: dict[tuple[str, str], Sidecar] = {}
+        self._channels: list[grpc.aio.Channel] = []
+
+    def place(self, region: str, workload: str) -> Place:
+        """Where an instance lives."""
+        return Place(
+            region,
+            workload,
+            self.topology.path,
+            self.run / region / workload,
+            self.state / region / workload,
+        )
+
+    def credentials(self, identity: Identity, region: str = "eu") -> Credentials:
+        """A fresh certificate from a region's authority."""
+        key = keys.make_key()
+        hosts = ["localhost", "127.0.0.1"] if identity.path.endswith(f"/{EDGE}") else []
+        request = keys.signing_request(key)
+        leaf = authority.sign(self.issuers[region], request, identity, utc_now(), hosts)
+        return Credentials(
+            identity.uri, leaf.chain_pem, keys.key_pem(key), leaf.trust_pem, leaf.not_after
+        )
+
+    async def start(self, *instances: tuple[str, str]) -> None:
+        """Starts sidecars, with an app behind each beta."""
+        await self.wan.start()
+        for region, workload in instances:
+            place = self.place(region, workload)
+            place.run.mkdir(parents=True, exist_ok=True)
+            if workload == "beta":
+                self.apps[region] = App(region, place.app_socket)
+                await self.apps[region].start()
+            self.credentials(WorkloadId(DOMAIN, region, workload), region).write(place.identity)
+            sidecar = Sidecar(self.contract, self.topology, place)
+            self.sidecars[region, workload] = sidecar
+            await sidecar.start()
+
+    async def close(self) -> None:
+        """Ends everything."""
+        for channel in self._channels:
+            await channel.close()
+        for sidecar in self.sidecars.values():
+            await sidecar.kill()
+        for app in self.apps.values():
+            await app.stop()
+        await self.wan.close()
+
+    def egress(self, region: str, workload: str, authority_: str = "beta") -> grpc.aio.Channel:
+        """What an application dials: its own sidecar."""
+        channel = grpc.aio.insecure_channel(
+            f"unix:{self.place(region, workload).egress_socket}",
+            options=[
+                ("grpc.default_authority", authority_),
+                ("grpc.enable_retries", 0),
+                ("grpc.use_local_subchannel_pool", 1),
+            ],
+        )
+        self._channels.append(channel)
+        return channel
+
+    def direct(
+        self, address: topologies.Address, identity: Identity | None, name: str
+    ) -> grpc.aio.Channel:
+        """A client of its own at some listener, with or without a certificate."""
+        held = self.credentials(identity) if identity is not None else None
+        channel = grpc.aio.secure_channel(
+            str(address),
+            grpc.ssl_channel_credentials(
+                authority.pem(self.root.certificate),
+                held.key_pem if held else None,
+                held.chain_pem if held else None,
+            ),
+            options=[
+                ("grpc.ssl_target_name_override", name),
+                ("grpc.use_local_subchannel_pool", 1),
+                ("grpc.enable_retries", 0),
+            ],
+        )
+        self._channels.append(channel)
+        return channel
+
+    def through_edge(self, region: str, identity: OperatorId | DeviceId) -> grpc.aio.Channel:
+        """An operator's or a device's way in."""
+        return self.direct(
+            self.topology.edge(region), identity, f"{EDGE}.{region}.{self.topology.trust_domain}"
+        )
+
+
+async def call(
+    channel: grpc.aio.Channel,
+    method: str,
+    metadata: Mapping[str, str] | None = None,
+    within: float = 10.0,
+) -> str:
+    """One unary call to the test service; the answer as text."""
+    invoke = channel.unary_unary(path(method))
+    answer: bytes = await invoke(b"", timeout=within, metadata=tuple((metadata or {}).items()))
+    return answer.decode()
+
+
+async def status_of(awaitable: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
+    """How a call failed; OK if it did not."""
+    try:
+        await awaitable
+    except grpc.aio.AioRpcError as error:
+        return error.code(), error.details() or ""
+    return grpc.StatusCode.OK, ""
+
+
+def _topology(state: Path, ports: list[int]) -> Topology:
+    file = state / "mesh.yaml"
+    file.write_text(
+        f"""
+version: 1
+trust_domain: {DOMAIN}
+regions:
+  - {{name: eu, host: 127.0.0.1, base_port: {ports[0]}}}
+  - {{name: us, host: 127.0.0.1, base_port: {ports[1]}}}
+workloads: [{", ".join(WORKLOADS)}]
+media: {{root: media, origin: "127.0.0.1:{ports[0] + 99}"}}
+"""
+    )
+    return topologies.load(file)

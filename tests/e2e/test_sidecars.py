@@ -1,0 +1,325 @@
+"""The promises of a hop, with real Envoys: who passes, what is retried, what a failure costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import signal
+import ssl
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
+
+import grpc
+import pytest
+from cryptography import x509
+
+from mesh.agent import EnrolmentRefused, PortTaken, SidecarDied, State
+from mesh.identity.spiffe import DeviceId, OperatorId, WorkloadId
+from mesh.local.wan import HEALTHY, Fault
+from tests.e2e.sidecars import DOMAIN, SmallMesh, call, path, status_of
+from tests.support.ports import free_blocks
+
+pytestmark = pytest.mark.e2e
+
+DENIED = grpc.StatusCode.PERMISSION_DENIED
+OPERATOR = OperatorId(DOMAIN, "ada")
+DEVICE = DeviceId(DOMAIN, "encoder-1")
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[SmallMesh]:
+    run = Path(tempfile.mkdtemp(prefix="ist-"))  # sockets need a short path
+    small = SmallMesh(tmp_path, run, free_blocks(2))
+    try:
+        yield small
+    finally:
+        await small.close()
+        shutil.rmtree(run)
+
+
+def _uris(answer: str) -> list[str]:
+    """The identities in the header that the app got, first to last."""
+    return [part.split("=", 1)[1] for part in answer.replace(",", ";").split(";") if "URI=" in part]
+
+
+async def test_an_allowed_call_passes_and_carries_the_callers_identity(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "alpha"))
+    forged = {"x-forwarded-client-cert": "URI=spiffe://mesh.test/operator/root"}
+    answer = await call(mesh.egress("eu", "alpha"), "Echo", forged)
+    assert answer.startswith("eu ")
+    assert _uris(answer) == ["spiffe://mesh.test/region/eu/workload/alpha"]
+
+
+async def test_an_unlisted_workload_is_denied_at_its_own_sidecar_and_at_the_callees(
+    mesh: SmallMesh,
+) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "gamma"))
+    code, details = await status_of(call(mesh.egress("eu", "gamma"), "Echo"))
+    assert (code, "gamma" in details) == (DENIED, True)
+    gamma = WorkloadId(DOMAIN, "eu", "gamma")
+    around = mesh.direct(mesh.topology.inbound("eu", "beta"), gamma, "beta.eu.mesh.test")
+    assert await status_of(call(around, "Echo")) == (DENIED, "RBAC: access denied")
+    assert not mesh.apps["eu"].seen
+
+
+async def test_a_listed_workload_is_denied_what_it_is_not_listed_for(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "alpha"))
+    for method in ("Operate", "Report", "Follow", "Unheard"):
+        assert (await status_of(call(mesh.egress("eu", "alpha"), method)))[0] == DENIED
+    alpha = WorkloadId(DOMAIN, "eu", "alpha")
+    around = mesh.direct(mesh.topology.inbound("eu", "beta"), alpha, "beta.eu.mesh.test")
+    for method in ("Operate", "Report", "Follow", "Unheard"):
+        assert (await status_of(call(around, method)))[0] == DENIED
+    # An operator's certificate is of no use without an edge.
+    operator = mesh.direct(mesh.topology.inbound("eu", "beta"), OPERATOR, "beta.eu.mesh.test")
+    assert (await status_of(call(operator, "Operate")))[0] == DENIED
+    assert not mesh.apps["eu"].seen
+
+
+async def test_without_a_client_certificate_there_is_no_connection(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "edge"))
+    for address, name in (
+        (mesh.topology.inbound("eu", "beta"), "beta.eu.mesh.test"),
+        (mesh.topology.edge("eu"), "edge.eu.mesh.test"),
+    ):
+        code, _ = await status_of(call(mesh.direct(address, None, name), "Echo"))
+        assert code == grpc.StatusCode.UNAVAILABLE
+    assert not mesh.apps["eu"].seen
+
+
+async def test_a_callee_that_is_somebody_else_is_not_talked_to(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "alpha"))
+    await mesh.sidecars["eu", "beta"].stop(drain=False)
+    # Another workload of the same mesh answers at beta's address.
+    place = mesh.place("eu", "beta")
+    mesh.credentials(WorkloadId(DOMAIN, "eu", "gamma")).write(place.identity)
+    impostor = mesh.sidecars["eu", "beta"]
+    with pytest.raises(EnrolmentRefused, match=r"no valid identity of spiffe://mesh\.test/.*beta"):
+        await impostor.start()
+    mesh.credentials(WorkloadId(DOMAIN, "eu", "beta")).write(place.identity)
+    await impostor.start()
+    assert (await call(mesh.egress("eu", "alpha"), "Echo")).startswith("eu")
+    await impostor.stop(drain=False)
+    await impostor.start()
+    mesh.credentials(WorkloadId(DOMAIN, "eu", "gamma")).write(place.identity)
+    await eventually(lambda: _serves(mesh, place.identity))
+    await mesh.apps["eu"].stop()  # nothing of what follows may reach it
+    mesh.apps["eu"].seen.clear()
+    await mesh.apps["eu"].start()
+    code, _ = await status_of(call(mesh.egress("eu", "alpha"), "Once", within=5))
+    assert code == grpc.StatusCode.UNAVAILABLE
+    assert not mesh.apps["eu"].seen
+
+
+async def test_edges_check_roles_and_pass_the_principal_on(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "edge"))
+    operator = mesh.through_edge("eu", OPERATOR)
+    forged = {"x-forwarded-client-cert": "URI=spiffe://mesh.test/operator/root"}
+    assert _uris(await call(operator, "Operate", forged)) == [
+        OPERATOR.uri,
+        "spiffe://mesh.test/region/eu/workload/edge",
+    ]
+    device = mesh.through_edge("eu", DEVICE)
+    assert _uris(await call(device, "Report"))[0] == DEVICE.uri
+    assert (await status_of(call(operator, "Report")))[0] == DENIED
+    assert (await status_of(call(device, "Operate")))[0] == DENIED
+    assert (await status_of(call(operator, "Echo")))[0] == DENIED
+    workload = mesh.direct(
+        mesh.topology.edge("eu"), WorkloadId(DOMAIN, "eu", "alpha"), "edge.eu.mesh.test"
+    )
+    assert (await status_of(call(workload, "Operate")))[0] == DENIED
+
+
+async def test_a_deadline_is_deadline_exceeded(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "alpha"))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    code, _ = await status_of(call(mesh.egress("eu", "alpha"), "Slow", within=20))
+    assert code == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert loop.time() - began < 5
+
+
+async def test_a_stream_ends_at_its_greatest_age(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "alpha"))
+    received = 0
+
+    async def read() -> None:
+        nonlocal received
+        async for _ in mesh.egress("eu", "alpha").unary_stream(path("Brief"))(b""):
+            received += 1
+
+    # Its headers are long sent, so all that is left is a reset, which gRPC calls INTERNAL.
+    code, _ = await asyncio.wait_for(status_of(read()), 10)
+    assert code == grpc.StatusCode.INTERNAL
+    assert received > 3
+
+
+async def test_a_method_that_is_not_idempotent_is_seen_once_under_reset(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("us", "beta"), ("eu", "alpha"))
+    # Not even a caller who asks for retries gets them.
+    asked = {"x-envoy-retry-on": "5xx,reset,unavailable", "x-envoy-max-retries": "5"}
+    calls = asyncio.ensure_future(
+        status_of(call(mesh.egress("eu", "alpha"), "Once", asked, within=20))
+    )
+    await asyncio.wait_for(mesh.apps["eu"].arrived.wait(), 10)
+    await mesh.sidecars["eu", "beta"].kill()
+    code, _ = await calls
+    assert code == grpc.StatusCode.UNAVAILABLE
+    assert mesh.apps["eu"].seen["Once"] + mesh.apps["us"].seen["Once"] == 1
+
+
+async def test_an_idempotent_method_is_tried_again_in_the_next_region(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("us", "beta"), ("eu", "alpha"))
+    calls = asyncio.ensure_future(status_of(call(mesh.egress("eu", "alpha"), "Again", within=20)))
+    await asyncio.wait_for(mesh.apps["eu"].arrived.wait(), 10)
+    await mesh.sidecars["eu", "beta"].kill()
+    await asyncio.wait_for(mesh.apps["us"].arrived.wait(), 10)
+    await calls
+    assert mesh.apps["us"].seen["Again"] >= 1
+    assert mesh.apps["eu"].seen["Again"] + mesh.apps["us"].seen["Again"] <= 3
+
+
+async def test_failover_on_kill_loses_no_idempotent_call(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("us", "beta"), ("eu", "alpha"))
+    load = _Load(mesh.egress("eu", "alpha"))
+    await load.until(lambda: load.answers["eu"] >= 200)
+    await mesh.sidecars["eu", "beta"].kill()
+    await load.until(lambda: load.answers["us"] >= 200)
+    assert await load.stop() == []
+    # And back, once the region returned.
+    await mesh.sidecars["eu", "beta"].start()
+
+    async def home() -> bool:
+        return (await call(mesh.egress("eu", "alpha"), "Echo")).startswith("eu")
+
+    await eventually(home, within=40)
+
+
+async def test_certificates_rotate_under_load_without_a_failed_call(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "alpha"))
+    load = _Load(mesh.egress("eu", "alpha"))
+    for _ in range(5):
+        before = load.answers["eu"]
+        for workload in ("alpha", "beta"):
+            fresh = mesh.credentials(WorkloadId(DOMAIN, "eu", workload))
+            fresh.write(mesh.place("eu", workload).identity)
+        await load.until(lambda at=before: load.answers["eu"] >= at + 100)
+    assert await load.stop() == []
+    # The sidecar really serves the newest one.
+    await eventually(lambda: _serves(mesh, mesh.place("eu", "beta").identity))
+
+
+async def test_draining_loses_no_call(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("us", "beta"), ("eu", "alpha"))
+    load = _Load(mesh.egress("eu", "alpha"))
+    await load.until(lambda: load.answers["eu"] >= 100)
+    await mesh.sidecars["eu", "beta"].stop()
+    await load.until(lambda: load.answers["us"] >= 100)
+    assert await load.stop() == []
+
+
+async def test_a_stalled_link_ends_a_stream_within_seconds(mesh: SmallMesh) -> None:
+    await mesh.start(("us", "beta"), ("eu", "beta"))
+    channel = mesh.egress("eu", "beta", "beta.us")
+    stream = aiter(channel.unary_stream(path("Follow"))(b""))
+    assert await anext(stream) == b"us"
+    mesh.wan.set_fault("us", "eu", Fault(stall=True))
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+
+    async def drain() -> None:
+        async for _ in stream:
+            pass
+
+    # Its headers are long sent, so all that is left is a reset, which gRPC calls INTERNAL.
+    code, _ = await asyncio.wait_for(status_of(drain()), 20)
+    assert code == grpc.StatusCode.INTERNAL
+    assert loop.time() - began < 10
+    mesh.wan.set_fault("us", "eu", HEALTHY)
+
+    async def follows_again() -> bool:
+        code, _ = await status_of(anext(aiter(channel.unary_stream(path("Follow"))(b""))))
+        return code == grpc.StatusCode.OK
+
+    await eventually(follows_again)
+
+
+async def test_a_taken_port_is_named_with_the_remedy(mesh: SmallMesh) -> None:
+    address = mesh.topology.inbound("eu", "alpha")
+    server = await asyncio.start_server(lambda r, w: None, address.host, address.port)
+    async with server:
+        with pytest.raises(PortTaken, match=rf"{address} cannot be used.*base_port in mesh\.yaml"):
+            await mesh.start(("eu", "alpha"))
+    assert mesh.sidecars["eu", "alpha"].pid is None
+
+
+async def test_an_envoy_that_dies_is_reported(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "alpha"))
+    sidecar = mesh.sidecars["eu", "alpha"]
+    watching = asyncio.ensure_future(sidecar.wait())
+    pid = sidecar.pid
+    assert pid is not None
+    os.kill(pid, signal.SIGKILL)
+    with pytest.raises(SidecarDied, match="SIGKILL"):
+        await watching
+    assert sidecar.status.state is State.FAILED
+    await sidecar.start()
+    assert sidecar.status.state is State.READY
+
+
+class _Load:
+    """Callers in a loop; counts answers by region and keeps what failed."""
+
+    def __init__(self, channel: grpc.aio.Channel, callers: int = 8) -> None:
+        self.answers = {"eu": 0, "us": 0}
+        self._failures: list[str] = []
+        self._stopping = False
+        self._progress = asyncio.Condition()
+        self._tasks = [asyncio.ensure_future(self._run(channel)) for _ in range(callers)]
+
+    async def until(self, reached: Callable[[], bool]) -> None:
+        """Waits until `reached()` holds."""
+        async with self._progress:
+            await asyncio.wait_for(self._progress.wait_for(reached), 40)
+
+    async def stop(self) -> list[str]:
+        """Ends the callers; returns every failure."""
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+        return self._failures
+
+    async def _run(self, channel: grpc.aio.Channel) -> None:
+        while not self._stopping:
+            try:
+                answer = await call(channel, "Echo")
+                self.answers[answer.split()[0]] += 1
+            except grpc.aio.AioRpcError as error:
+                self._failures.append(f"{error.code().name}: {error.details()}")
+            async with self._progress:
+                self._progress.notify_all()
+
+
+async def eventually(holds: Callable[[], Awaitable[bool]], within: float = 20.0) -> None:
+    """Waits until it holds."""
+    async with asyncio.timeout(within):
+        while True:
+            if await holds():
+                return
+            await asyncio.sleep(0.1)
+
+
+async def _serves(mesh: SmallMesh, identity: Path) -> bool:
+    """Whether beta's sidecar shows the certificate that lies in the folder."""
+    address = mesh.topology.inbound("eu", "beta")
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    _, writer = await asyncio.open_connection(address.host, address.port, ssl=context)
+    try:
+        der = writer.get_extra_info("ssl_object").getpeercert(binary_form=True)
+    finally:
+        writer.close()
+    kept = x509.load_pem_x509_certificate((identity / "tls.crt").read_bytes())
+    return x509.load_der_x509_certificate(der).serial_number == kept.serial_number
