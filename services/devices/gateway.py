@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
 import structlog
 from google.protobuf.timestamp_pb2 import Timestamp
-from isthmus.channels.v1.channel_pb2 import Channel
 from isthmus.devices.v1 import gateway_pb2 as api
 from isthmus.devices.v1.device_pb2 import DUTY_ACTIVE, Device
 from isthmus.devices.v1.device_pb2 import Session as StoredSession
@@ -19,8 +18,6 @@ from isthmus.devices.v1.gateway_pb2_grpc import DeviceGatewayServiceServicer
 from mesh.replication import (
     Batch,
     Group,
-    Reach,
-    ReachChanged,
     Snapshot,
     Transaction,
     View,
@@ -38,6 +35,7 @@ from mesh.runtime import (
     caller,
 )
 from services.devices import domain
+from services.devices.desk import Desk
 from services.devices.session import Session
 from services.following import follow
 
@@ -74,11 +72,7 @@ class Gateway(DeviceGatewayServiceServicer):
         self._context = context
         self._now_ms = now_ms
         self._sessions: dict[str, Session] = {}
-        self._channels: dict[str, Channel] | None = None
-        self._reach: Mapping[str, Reach] = {}
-        self._gone: set[str] = set()
-        self._unknown_since: dict[str, int] = {}
-        self._handovers: dict[str, domain.Handover] = {}
+        self._desk = Desk(lambda device_id: group.get(Device, device_id))
         self._stale_since: dict[str, int] = {}
         self._stopping = False
         self._closing: set[asyncio.Task[None]] = set()
@@ -100,13 +94,14 @@ class Gateway(DeviceGatewayServiceServicer):
                 welcome=api.Welcome(gateway_region=self._group.region, epoch=session.epoch)
             )
             while True:
-                due = self._due(session)
+                due = self._desk.due(session, self._now_ms())
                 for order in due:
                     yield _response(order)
                 if not due:
                     yield api.ConnectResponse(ping=api.Ping())
+                patience_s = (session.heard_ms + SILENT_MS + 1 - self._now_ms()) / 1000
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(session.wake.wait(), _PING_S)
+                    await asyncio.wait_for(session.wake.wait(), min(_PING_S, patience_s))
                 session.wake.clear()
                 if session.ending is not None:
                     raise session.ending
@@ -242,78 +237,17 @@ class Gateway(DeviceGatewayServiceServicer):
             changed=changed,
         )
 
-    # ---- what devices are told
-
-    def _due(self, session: Session) -> list[domain.Order]:
-        now = self._now_ms()
-        if self._channels is None:
-            return []
-        self._end_handovers(now)
-        spared = frozenset(
-            handover.channel_id
-            for handover in self._handovers.values()
-            if handover.device_id == session.device_id
-        )
-        gone = self._gone | self._long_unknown(session, self._channels, now)
-        return session.due(self._channels, frozenset(gone), spared, now)
-
-    def _long_unknown(
-        self, session: Session, channels: Mapping[str, Channel], now_ms: int
-    ) -> set[str]:
-        """Channels that the device encodes and no region tells of: deleted while it was away."""
-        heard = all(reach.reachable for reach in self._reach.values())
-        found = set()
-        for channel_id in {e.channel_id for e in session.encodings.encodings}:
-            if channel_id in channels or not heard:
-                self._unknown_since.pop(channel_id, None)
-            elif now_ms - self._unknown_since.setdefault(channel_id, now_ms) >= domain.UNKNOWN_MS:
-                found.add(channel_id)
-        return found
-
-    def _end_handovers(self, now_ms: int) -> None:
-        for channel_id, handover in list(self._handovers.items()):
-            channel = (self._channels or {}).get(channel_id)
-            successor = self._group.get(Device, handover.successor)
-            if channel is None or domain.handover_over(
-                handover, channel.assignment, successor, now_ms
-            ):
-                del self._handovers[channel_id]
+    # ---- what others write
 
     async def watch_channels(self, events: AsyncIterator[WatchEvent]) -> None:
         """Follows the channels; runs until cancelled."""
         async for event in events:
-            match event:
-                case Snapshot():
-                    self._channels, self._reach = {}, event.reach
-                    for view in event.entities:
-                        self._channel(self._channels, view)
-                case Batch() if self._channels is not None:
-                    for change in event.changes:
-                        self._channel(self._channels, change.new)
-                case ReachChanged():
-                    self._reach = event.reach
-                    continue
+            self._desk.channels_event(event, self._now_ms())
             self._wake_all()
-
-    def _channel(self, channels: dict[str, Channel], view: View) -> None:
-        channel = view.message
-        if view.deleted:
-            channels.pop(view.key, None)
-            self._gone.add(view.key)
-        elif isinstance(channel, Channel):
-            before = channels.get(view.key)
-            channels[view.key] = channel
-            self._gone.discard(view.key)
-            if before is None or before.assignment != channel.assignment:
-                handover = domain.handover_of(channel, self._now_ms())
-                if handover is not None:
-                    self._handovers[view.key] = handover
 
     def _wake_all(self) -> None:
         for session in self._sessions.values():
             session.wake.set()
-
-    # ---- what others write
 
     async def watch_devices(self) -> None:
         """Follows the own group: sessions elsewhere, successors on air; runs until cancelled."""
@@ -325,7 +259,7 @@ class Gateway(DeviceGatewayServiceServicer):
                 views = [change.new for change in event.changes]
             for view in views:
                 await self._compare(view)
-            if self._handovers:
+            if self._desk.hands_over:
                 self._wake_all()
 
     async def _compare(self, view: View) -> None:
