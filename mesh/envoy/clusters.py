@@ -11,11 +11,12 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
 from envoy_data_plane.envoy.type import v3 as types
-from envoy_data_plane.google.protobuf import Any, Struct, Value
+from envoy_data_plane.google.protobuf import Struct, Value
 
 from mesh.contracts.model import Locality
 from mesh.envoy import tls
 from mesh.envoy.target import Target
+from mesh.envoy.text import Packed
 from mesh.identity.spiffe import WorkloadId
 from mesh.place import Place
 from mesh.topology import Address, Topology
@@ -153,7 +154,7 @@ def _cluster(
         type=cluster.ClusterDiscoveryType.STATIC,
         connect_timeout=_CONNECT_TIMEOUT,
         load_assignment=endpoint.ClusterLoadAssignment(cluster_name=name, endpoints=localities),
-        typed_extension_protocol_options={_HTTP_OPTIONS: Any.pack(protocol)},
+        typed_extension_protocol_options={_HTTP_OPTIONS: Packed(protocol)},
         circuit_breakers=cluster.CircuitBreakers(
             thresholds=[
                 cluster.CircuitBreakersThresholds(

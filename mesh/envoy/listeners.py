@@ -15,10 +15,10 @@ from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
-from envoy_data_plane.google.protobuf import Any
 
 from mesh.contracts.model import Method
 from mesh.envoy import clusters, rbac, telemetry, tls
+from mesh.envoy.text import Packed
 from mesh.place import Place
 from mesh.topology import Address
 
@@ -158,12 +158,12 @@ def _tcp(
 
 def _network_filter(manager: hcm.HttpConnectionManager) -> listener.Filter:
     return listener.Filter(
-        name="envoy.filters.network.http_connection_manager", typed_config=Any.pack(manager)
+        name="envoy.filters.network.http_connection_manager", typed_config=Packed(manager)
     )
 
 
 def _router() -> hcm.HttpFilter:
-    return hcm.HttpFilter(name="envoy.filters.http.router", typed_config=Any.pack(router.Router()))
+    return hcm.HttpFilter(name="envoy.filters.http.router", typed_config=Packed(router.Router()))
 
 
 def _health_check() -> hcm.HttpFilter:
@@ -180,7 +180,7 @@ def _health_check() -> hcm.HttpFilter:
             )
         ],
     )
-    return hcm.HttpFilter(name="envoy.filters.http.health_check", typed_config=Any.pack(config))
+    return hcm.HttpFilter(name="envoy.filters.http.health_check", typed_config=Packed(config))
 
 
 def _rate_limit() -> hcm.HttpFilter:
@@ -196,4 +196,4 @@ def _rate_limit() -> hcm.HttpFilter:
         filter_enforced=always,
         rate_limited_as_resource_exhausted=True,
     )
-    return hcm.HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Any.pack(config))
+    return hcm.HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Packed(config))

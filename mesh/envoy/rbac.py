@@ -15,6 +15,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
 from mesh.contracts.model import Callers, Role
+from mesh.envoy.text import Packed
 from mesh.identity.spiffe import WorkloadId
 from mesh.place import EDGE
 from mesh.topology import Topology
@@ -25,7 +26,7 @@ ROLE_PATHS = {Role.OPERATOR: "operator", Role.DEVICE: "device"}
 
 def deny_all() -> hcm.HttpFilter:
     """The filter that refuses whatever no route allows."""
-    return hcm.HttpFilter(name=FILTER, typed_config=Any.pack(filter_rbac.Rbac(rules=rbac.Rbac())))
+    return hcm.HttpFilter(name=FILTER, typed_config=Packed(filter_rbac.Rbac(rules=rbac.Rbac())))
 
 
 def allow(name: str, principals: list[rbac.Principal]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def allow(name: str, principals: list[rbac.Principal]) -> dict[str, Any]:
         rules.policies = {
             name: rbac.Policy(permissions=[rbac.Permission(any=True)], principals=principals)
         }
-    return {FILTER: Any.pack(filter_rbac.RbacPerRoute(rbac=filter_rbac.Rbac(rules=rules)))}
+    return {FILTER: Packed(filter_rbac.RbacPerRoute(rbac=filter_rbac.Rbac(rules=rules)))}
 
 
 def callers(who: Callers, topology: Topology, region: str, callee: str) -> list[rbac.Principal]:

@@ -20,6 +20,7 @@ from mesh.contracts import exceptions
 from mesh.contracts.model import EVERY_WORKLOAD, Callers, Contract, Locality, Method, Role
 from mesh.envoy import clusters, rbac
 from mesh.envoy.target import Target, target
+from mesh.envoy.text import Packed
 from mesh.topology import Topology
 
 WORKLOAD_HEADER = "x-isthmus-workload"
@@ -220,7 +221,7 @@ def _retry(method: Method) -> route.RetryPolicy | None:
         # The next attempt goes to the next region: the one before was just seen to fail.
         retry_priority=route.RetryPolicyRetryPriority(
             name="envoy.retry_priorities.previous_priorities",
-            typed_config=Any.pack(previous.PreviousPrioritiesConfig(update_frequency=1)),
+            typed_config=Packed(previous.PreviousPrioritiesConfig(update_frequency=1)),
         )
         if method.locality is Locality.NEAREST
         else None,

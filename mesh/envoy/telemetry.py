@@ -14,10 +14,11 @@ from envoy_data_plane.envoy.extensions.filters.http.grpc_stats import v3 as grpc
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
-from envoy_data_plane.google.protobuf import Any, Struct
+from envoy_data_plane.google.protobuf import Struct
 
 from mesh.contracts.model import Method
 from mesh.envoy import clusters
+from mesh.envoy.text import Packed
 from mesh.place import Place
 
 ACCESS_LOG = "access.log"
@@ -36,7 +37,7 @@ def access_log(place: Place, listener: str) -> accesslog.AccessLog:
                 )
             )
         ),
-        typed_config=Any.pack(
+        typed_config=Packed(
             file_log.FileAccessLog(
                 path=str(place.logs / ACCESS_LOG),
                 log_format=core.SubstitutionFormatString(
@@ -79,9 +80,7 @@ def tracing(place: Place) -> hcm.HttpConnectionManagerTracing | None:
         service_name=f"{place.workload}-sidecar",
     )
     return hcm.HttpConnectionManagerTracing(
-        provider=trace.TracingHttp(
-            name="envoy.tracers.opentelemetry", typed_config=Any.pack(config)
-        ),
+        provider=trace.TracingHttp(name="envoy.tracers.opentelemetry", typed_config=Packed(config)),
         client_sampling=everything,
         random_sampling=everything,
         overall_sampling=everything,
@@ -101,4 +100,4 @@ def statistics(methods: Iterable[Method]) -> hcm.HttpFilter:
             ]
         )
     )
-    return hcm.HttpFilter(name="envoy.filters.http.grpc_stats", typed_config=Any.pack(config))
+    return hcm.HttpFilter(name="envoy.filters.http.grpc_stats", typed_config=Packed(config))

@@ -18,6 +18,17 @@ import betterproto2
 from envoy_data_plane.google import protobuf
 
 
+class Packed(protobuf.Any):
+    """An `Any` that keeps its message, for JSON alone: it has no bytes.
+
+    Serialising each filter only to parse it again took two thirds of a compilation.
+    """
+
+    def __init__(self, message: betterproto2.Message) -> None:
+        super().__init__(type_url=_type_url(type(message)))
+        self.message = message
+
+
 def text(message: betterproto2.Message) -> str:
     """Deterministic, indented JSON that ends in a newline."""
     return json.dumps(_json(message), indent=2, ensure_ascii=False) + "\n"
@@ -26,8 +37,8 @@ def text(message: betterproto2.Message) -> str:
 def _json(value: Any) -> Any:
     """The proto3 JSON mapping of a field's value."""
     match value:
-        case protobuf.Any():
-            return {"@type": value.type_url, **_json(value.unpack())}
+        case Packed():
+            return {"@type": value.type_url, **_json(value.message)}
         case protobuf.Struct():
             return value.to_dict()
         case betterproto2.Message():
@@ -47,6 +58,11 @@ def _json(value: Any) -> Any:
         case dict():
             return {key: _json(item) for key, item in value.items()}
     return value
+
+
+@cache
+def _type_url(kind: type[betterproto2.Message]) -> str:
+    return protobuf.Any.pack(kind()).type_url
 
 
 @cache

@@ -12,9 +12,8 @@ from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.extensions.transport_sockets.tls import v3 as tls
 from envoy_data_plane.envoy.service.discovery import v3 as discovery
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
-from envoy_data_plane.google.protobuf import Any
 
-from mesh.envoy.text import text
+from mesh.envoy.text import Packed, text
 from mesh.identity import folder
 from mesh.identity.spiffe import WorkloadId
 
@@ -56,7 +55,7 @@ def downstream(sds: Path, identity: Path, *, client_certificate: bool) -> core.T
         ),
         require_client_certificate=client_certificate,
     )
-    return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))
+    return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=Packed(context))
 
 
 def upstream(sds: Path, identity: Path, peer: WorkloadId) -> core.TransportSocket:
@@ -64,7 +63,7 @@ def upstream(sds: Path, identity: Path, peer: WorkloadId) -> core.TransportSocke
     context = tls.UpstreamTlsContext(
         common_tls_context=_common(sds, identity, peer, ["h2"], trust=True), sni=peer.dns_name
     )
-    return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=Any.pack(context))
+    return core.TransportSocket(name="envoy.transport_sockets.tls", typed_config=Packed(context))
 
 
 def _common(
@@ -115,4 +114,4 @@ def _file(path: Path) -> core.DataSource:
 
 
 def _resource(secret: tls.Secret) -> str:
-    return text(discovery.DiscoveryResponse(resources=[Any.pack(secret)]))
+    return text(discovery.DiscoveryResponse(resources=[Packed(secret)]))
