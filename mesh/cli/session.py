@@ -20,6 +20,8 @@ from mesh.topology import Topology, load
 
 T = TypeVar("T")
 
+NOT_UP = "this mesh is not up: start it with `isthmus up`"
+
 
 @dataclass(frozen=True)
 class Session:
@@ -64,9 +66,7 @@ async def session(mesh: Path, region: str, *, only: bool = False) -> AsyncIterat
     except NoEdge:
         # Why nothing answers is known better here than at the edges.
         if not running(layout):
-            raise CommandError(
-                "this mesh is not up: start it with `isthmus up`", Exit.UNREACHABLE
-            ) from None
+            raise CommandError(NOT_UP, Exit.UNREACHABLE) from None
         raise
     finally:
         await edges.close()

@@ -19,15 +19,19 @@ def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) 
     applied the same changes hold different data.
     """
     from mesh.cli import output
-    from mesh.cli.exits import Exit
-    from mesh.cli.session import run, session
+    from mesh.cli.exits import CommandError, Exit
+    from mesh.cli.session import NOT_UP, run, session
     from mesh.cli.standing import agreements, ask
+    from mesh.local.record import running
 
     async def look() -> list[Standing]:
         async with session(mesh, region) as opened:
             topology = opened.topology
             regions = (topology.region(region).name,) if region else topology.region_names
-            return await ask(topology, opened.layout.operator, regions)
+            standings = await ask(topology, opened.layout.operator, regions)
+            if not any(each.healthy for each in standings) and not running(opened.layout):
+                raise CommandError(NOT_UP, Exit.UNREACHABLE)
+            return standings
 
     standings = run(look())
     found = agreements(standings)

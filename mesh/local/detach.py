@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import shutil
 import signal
 import subprocess
@@ -19,6 +20,9 @@ from mesh.local.record import Record, holder, read, running
 START_WITHIN = 180.0
 STOP_WITHIN = 15.0
 _POLL = 0.1
+
+# Supervisors that this process started and that run on; kept to be reaped when they end.
+_started: list[subprocess.Popen[bytes]] = []
 
 
 async def start_detached(layout: Layout, *, tied: bool = False) -> Record:
@@ -48,6 +52,7 @@ async def start_detached(layout: Layout, *, tied: bool = False) -> Record:
                 raise DetachedFailed(_said(layout.log, began), code)
             record = read(layout.record)
             if record is not None and record.pid == process.pid and record.phase == "up":
+                _started.append(process)
                 return record
             await asyncio.sleep(_POLL)
     except BaseException:
@@ -70,32 +75,44 @@ async def stop(layout: Layout) -> bool:
 
     Raises `StopFailed` if it does not end.
     """
-    if not running(layout):
-        return False
     pid = holder(layout)
+    if pid is None or not running(layout):
+        return False
     try:
-        await ControlClient(layout.control).ask("down", within=5.0)
-    except NotUp:
-        # No socket: it is just starting or stopping, or hangs. The lock tells that it lives, and
-        # only its own lock file tells who it is.
-        if pid is not None and running(layout):
-            _terminate(pid)
-    deadline = time.monotonic() + STOP_WITHIN
-    while running(layout):
-        if time.monotonic() > deadline:
-            raise StopFailed(
-                f"the supervisor (pid {pid}) still runs after {STOP_WITHIN:.0f} s: end it with "
-                f"`kill -9 {pid}`, which also ends everything that it started"
-            )
-        await asyncio.sleep(_POLL)
+        # From here on this very process is meant, even if its id were given to another.
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        await _ask_to_stop(layout, process)
+        deadline = time.monotonic() + STOP_WITHIN
+        while not _ended(process):
+            if time.monotonic() > deadline:
+                raise StopFailed(
+                    f"the supervisor (pid {pid}) still runs after {STOP_WITHIN:.0f} s: end it with "
+                    f"`kill -9 {pid}`, which also ends everything that it started"
+                )
+            await asyncio.sleep(_POLL)
+    finally:
+        os.close(process)
+    for child in tuple(_started):
+        if child.poll() is not None:
+            _started.remove(child)
     return True
 
 
-def _terminate(pid: int) -> None:
+async def _ask_to_stop(layout: Layout, process: int) -> None:
     try:
-        os.kill(pid, signal.SIGTERM)
-    except ProcessLookupError:
-        pass  # it ended meanwhile, which is what is wanted
+        await ControlClient(layout.control).ask("down", within=5.0)
+    except NotUp:
+        # No socket: it is just starting or stopping, or hangs.
+        if not _ended(process):
+            signal.pidfd_send_signal(process, signal.SIGTERM)
+
+
+def _ended(process: int) -> bool:
+    readable, _, _ = select.select([process], [], [], 0)
+    return bool(readable)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
