@@ -26,8 +26,6 @@ _log = logging.getLogger("isthmus.replication")
 Dial = Callable[[str], grpc.aio.Channel]
 """Gives the channel on which a peer region's LinkService is called; the link closes it."""
 
-_Call = grpc.aio.StreamStreamCall[link_pb2.FollowRequest, link_pb2.FollowResponse]
-
 SILENCE_SECONDS = 5.0
 """A stream on which nothing comes for so long, heartbeats included, is given up."""
 
@@ -168,7 +166,10 @@ class _Follower:
         elif isinstance(error, TimeoutError):
             message = f"nothing came for {SILENCE_SECONDS:g} s"
         elif error is not None:
-            raise error
+            # A link outlives its own mistakes: it opens anew, and the state is in the journal.
+            fault = True
+            message = f"{type(error).__name__}: {error}"
+            _log.error("group %s: link from %s", self._group.name, self.peer, exc_info=error)
         if message != self._last_error:
             level = logging.ERROR if fault else logging.INFO
             _log.log(level, "group %s: link from %s: %s", self._group.name, self.peer, message)
@@ -184,7 +185,7 @@ class _Follower:
         """More is committed here."""
         self.note_lag()
         for stream in self._streams:
-            stream.kick.set()
+            stream.settle()
 
     def relay(self, lost: Iterable[str]) -> None:
         """Wants lost regions' changes from this peer too."""
@@ -236,7 +237,7 @@ class _Stream:
         self, follower: _Follower, group: LinkedGroup, stub: link_pb2_grpc.LinkServiceAsyncStub
     ) -> None:
         self.greeted = asyncio.Event()
-        self.kick = asyncio.Event()
+        self._outgoing: asyncio.Queue[link_pb2.FollowRequest] = asyncio.Queue()
         self._follower = follower
         self._group = group
         self._receiver = core.Receiver(group.journal, group.name, follower.peer, follower.view)
@@ -249,12 +250,10 @@ class _Stream:
         await asyncio.gather(self.task, return_exceptions=True)
 
     async def _run(self) -> None:
-        call = self._stub.Follow()
-        writing: asyncio.Task[None] | None = None
+        call = self._stub.Follow(_Requests(self._outgoing))
         try:
             for message in self._receiver.open(self._follower.wanted()):
-                await call.write(message)
-            writing = asyncio.create_task(self._write(call))
+                self._outgoing.put_nowait(message)
             while True:
                 async with asyncio.timeout(SILENCE_SECONDS):
                     response = await call.read()
@@ -262,9 +261,6 @@ class _Stream:
                     return  # the end of the stream
                 self._take(response)
         finally:
-            if writing is not None:
-                writing.cancel()
-                await asyncio.gather(writing, return_exceptions=True)
             call.cancel()
 
     def _take(self, message: link_pb2.FollowResponse) -> None:
@@ -277,15 +273,26 @@ class _Stream:
         if message.HasField("hello"):
             self.greeted.set()
             self._follower.greeted()
-        self.kick.set()
+        self.settle()
 
-    async def _write(self, call: _Call) -> None:
-        while True:
-            await self.kick.wait()
-            self.kick.clear()
-            messages = self._receiver.settle() + self._receiver.want(self._follower.wanted())
-            for message in messages:
-                await call.write(message)
+    def settle(self) -> None:
+        """Says what became durable, and what is wanted now."""
+        if self.greeted.is_set():
+            for message in self._receiver.settle() + self._receiver.want(self._follower.wanted()):
+                self._outgoing.put_nowait(message)
+
+
+class _Requests:
+    """What goes to the peer, as gRPC takes it."""
+
+    def __init__(self, messages: asyncio.Queue[link_pb2.FollowRequest]) -> None:
+        self._messages = messages
+
+    def __aiter__(self) -> _Requests:
+        return self
+
+    async def __anext__(self) -> link_pb2.FollowRequest:
+        return await self._messages.get()
 
 
 def _pause(attempt: int, fault: bool) -> float:

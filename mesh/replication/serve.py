@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import grpc
 from isthmus.replication.v1 import link_pb2, link_pb2_grpc
@@ -15,7 +15,8 @@ from mesh.replication.group import Group
 
 _log = logging.getLogger("isthmus.replication")
 
-PeerRegion = Callable[[grpc.ServicerContext], str]
+ServicerContext = grpc.aio.ServicerContext[link_pb2.FollowRequest, link_pb2.FollowResponse]
+PeerRegion = Callable[[ServicerContext], str]
 """Tells from which region a call comes, by the caller's certificate."""
 
 _POLL_SECONDS = core.HEARTBEAT_MS / 1000 / 2
@@ -28,11 +29,10 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
         self._group = group
         self._peer_region = peer_region
 
-    async def Follow(
-        self,
-        request_iterator: AsyncIterator[link_pb2.FollowRequest],
-        context: grpc.ServicerContext,
-    ) -> AsyncIterator[link_pb2.FollowResponse]:
+    # Reads and writes by the context: generators, gRPC's and ours, do not stand being cancelled.
+    async def Follow(  # type: ignore[override] # the stubs know generators only
+        self, request_iterator: object, context: ServicerContext
+    ) -> None:
         """One link; ends with a typed error if the two ends cannot link."""
         peer = self._peer_region(context)
         group = self._group
@@ -40,16 +40,16 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
         answers: asyncio.Queue[link_pb2.FollowResponse] = asyncio.Queue()
         signal = asyncio.Event()
         group.commit_signals.add(signal)
-        reading = asyncio.create_task(self._read(request_iterator, sender, answers, signal))
+        reading = asyncio.create_task(self._read(context, sender, answers, signal))
         reading.add_done_callback(lambda _: signal.set())
         try:
             if peer not in group.peers:
                 raise WrongRegion(f"{peer!r} is no peer of {group.name} in {group.region}")
             while True:
                 while not answers.empty():
-                    yield answers.get_nowait()
+                    await context.write(answers.get_nowait())
                 for message in sender.poll(group.now_ms()):
-                    yield message
+                    await context.write(message)
                 if reading.done():
                     await reading
                     return
@@ -62,7 +62,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
                     signal.clear()
         except LinkFault as fault:
             _log.error("group %s: link to %s: %s", group.name, peer, fault)
-            yield core.error_message(fault)
+            await context.write(core.error_message(fault))
         finally:
             group.commit_signals.discard(signal)
             reading.cancel()
@@ -70,12 +70,12 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
 
     async def _read(
         self,
-        requests: AsyncIterator[link_pb2.FollowRequest],
+        context: ServicerContext,
         sender: core.Sender,
         answers: asyncio.Queue[link_pb2.FollowResponse],
         signal: asyncio.Event,
     ) -> None:
-        async for request in requests:
+        while isinstance(request := await context.read(), link_pb2.FollowRequest):
             messages, lost = sender.on_message(request, self._group.now_ms())
             self._group.refuse(lost)
             for message in messages:

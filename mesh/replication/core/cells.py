@@ -140,7 +140,8 @@ class Counter(Rule):
     def from_delta(self, stamp: Stamp, delta: bytes) -> State:
         up, at = read_varint(delta, 0)
         down, _ = read_varint(delta, at)
-        return {Origin(stamp.region, stamp.incarnation): (up, down)}
+        # No entry and one of zeros are the same; only the former exists.
+        return {Origin(stamp.region, stamp.incarnation): (up, down)} if up or down else {}
 
     def join(self, one: State, other: State) -> State:
         merged: dict[Origin, tuple[int, int]] | None = None

@@ -1,0 +1,224 @@
+"""Regions without I/O: the pure state machines, wired by hand, with links that can break."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+from google.protobuf.message import Message
+from isthmus.channels.v1 import channel_pb2
+
+from mesh.contracts.model import Contract, Entity, Field, Location, Merge
+from mesh.replication import Transaction, WriteContext
+from mesh.replication.core import entities
+from mesh.replication.core.clocks import Origin, covers
+from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.frames import StoredFrame
+from mesh.replication.core.journal import Batch, Journal, Recovered, Write
+from mesh.replication.core.links import PeerView, Receiver, Sender
+from mesh.replication.schema import GroupSchema
+
+M = TypeVar("M", bound=Message)
+
+CHANNEL = "isthmus.channels.v1.Channel"
+ALICE = WriteContext(actor="operator/alice")
+
+
+def _field(name: str, number: int, merge: Merge, *order_by: str) -> Field:
+    return Field(name, number, (number,), merge, order_by)
+
+
+def contract(*without: str, history: bool = True) -> Contract:
+    """The channels group; `without` names fields that an older contract does not have yet."""
+    fields = (
+        _field("title", 2, Merge.LATEST),
+        _field("source", 4, Merge.LATEST),
+        Field(
+            "profile",
+            5,
+            (5,),
+            Merge.MESSAGE,
+            fields=(
+                Field("width", 1, (5, 1), Merge.LATEST),
+                Field("height", 2, (5, 2), Merge.LATEST),
+            ),
+        ),
+        _field("assignment", 8, Merge.MAX, "epoch", "region"),
+        _field("takeovers", 9, Merge.COUNTER),
+        _field("labels", 10, Merge.SET),
+    )
+    entity = Entity(
+        CHANNEL,
+        "channels",
+        "channel_id",
+        1,
+        history,
+        tuple(field for field in fields if field.name not in without),
+        Location("isthmus/channels/v1/channel.proto", 10),
+    )
+    return Contract(services={}, entities={CHANNEL: entity}, group_digests={"channels": b"digest"})
+
+
+SCHEMA = GroupSchema(contract().group_entities("channels"))
+
+
+class MemoryLog:
+    """A region's journal as it would lie on a disk."""
+
+    def __init__(self) -> None:
+        self.frames: list[StoredFrame] = []
+
+    def commit(self, batch: Batch) -> None:
+        for frame in batch.frames:
+            place = len(self.frames) + 1
+            self.frames.append(
+                StoredFrame(place, frame.origin, frame.first, frame.last, frame.body, frame.hash)
+            )
+
+    def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
+        found = [f for f in self.frames if f.origin == origin and f.last > sequence]
+        return found[:2]
+
+
+class Region:
+    """One region: its journal, its log, and a wall clock that may be wrong."""
+
+    def __init__(self, name: str, peers: list[str], skew_ms: int = 0) -> None:
+        self.name = name
+        self.peers = peers
+        self.skew_ms = skew_ms
+        self.log = MemoryLog()
+        self.refused: list[Write] = []
+        self._batch: Batch | None = None
+        self.start(Recovered(), 0)
+
+    def start(self, recovered: Recovered, now_ms: int) -> None:
+        self.journal = Journal(
+            self.name, self.peers, b"digest", recovered, 1_000_000 + now_ms + self.skew_ms
+        )
+
+    def write(self, change: Callable[[Transaction], M], now_ms: int) -> M:
+        self.journal.begin_write(1_000_000 + now_ms + self.skew_ms)
+        transaction = Transaction(self.journal, SCHEMA, ALICE, 1_000_000 + now_ms + self.skew_ms)
+        result = change(transaction)
+        self.journal.submit(transaction.finish(None))
+        return result
+
+    def take(self) -> None:
+        """Begins a commit, which others may then write behind."""
+        self._batch = self._batch or self.journal.next_batch()
+
+    def commit(self, works: bool = True) -> None:
+        """Ends a commit, begun or not."""
+        self.take()
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return
+        if works:
+            self._check(batch)
+            self.log.commit(batch)
+            self.journal.stored(batch)
+        else:
+            self.refused += self.journal.failed(batch)
+
+    def _check(self, batch: Batch) -> None:
+        """Each origin's frames follow one another, and nothing comes before what it saw."""
+        vector = dict(self.journal.vector)
+        for frame in batch.frames:
+            assert frame.first == vector.get(frame.origin, 0) + 1
+            vector[frame.origin] = frame.last
+            assert covers(vector, frame.dependencies)
+        assert vector == batch.vector
+
+    def get(self, key: str) -> channel_pb2.Channel | None:
+        state = self.journal.committed.get((CHANNEL, key))
+        if state is None or state.deleted:
+            return None
+        schema = SCHEMA.entities[CHANNEL]
+        return channel_pb2.Channel.FromString(
+            entities.render(state, schema.rules, schema.key_field(key))
+        )
+
+
+class Link:
+    """From `source` to `target`: messages wait in both directions until they are carried."""
+
+    def __init__(self, source: Region, target: Region) -> None:
+        self.source = source
+        self.target = target
+        self.view = PeerView()
+        self.fault: LinkFault | None = None
+        self._receiver: Receiver | None = None
+        self._sender: Sender | None = None
+        self._up: deque[object] = deque()
+        self._down: deque[object] = deque()
+
+    @property
+    def open(self) -> bool:
+        return self._receiver is not None
+
+    def connect(self, *regions: str) -> None:
+        wanted = regions or (self.source.name, self.target.name)
+        self._receiver = Receiver(self.target.journal, "channels", self.source.name, self.view)
+        self._sender = Sender(self.source.journal, self.source.log, "channels", self.target.name)
+        self._up = deque(self._receiver.open(wanted))
+        self._down = deque()
+
+    def cut(self) -> None:
+        self._receiver = self._sender = None
+
+    def carry(self, now_ms: int, most: int = 1000, *, twice: bool = False) -> None:
+        """Carries up to `most` messages each way; `twice` delivers frames again."""
+        if self._receiver is None or self._sender is None:
+            return
+        wall = 1_000_000 + now_ms
+        try:
+            self._up.extend(self._receiver.settle())
+            for _ in range(min(most, len(self._up))):
+                answers, lost = self._sender.on_message(
+                    self._up.popleft(),  # type: ignore[arg-type] # only requests go up
+                    wall + self.source.skew_ms,
+                )
+                self.source.refused += lost
+                self._down.extend(answers)
+            self._down.extend(self._sender.poll(wall + self.source.skew_ms))
+            for _ in range(min(most, len(self._down))):
+                message = self._down.popleft()
+                for _ in range(1 + twice):
+                    lost = self._receiver.on_message(
+                        message,  # type: ignore[arg-type] # only responses come down
+                        wall + self.target.skew_ms,
+                    )
+                    self.target.refused += lost
+        except LinkFault as fault:
+            self.fault = fault
+            self.cut()
+
+
+class World:
+    """Some regions and a link each way between all of them."""
+
+    def __init__(self, *names: str) -> None:
+        self.now_ms = 0
+        self.regions = {name: Region(name, [n for n in names if n != name]) for name in names}
+        self.links = {
+            (a, b): Link(self.regions[a], self.regions[b]) for a in names for b in names if a != b
+        }
+
+    def settle(self) -> None:
+        """Heals everything and carries until nothing changes."""
+        before = None
+        for _ in range(200):
+            self.now_ms += 1100
+            for link in self.links.values():
+                if not link.open:
+                    link.connect()
+                link.carry(self.now_ms)
+            for region in self.regions.values():
+                region.commit()
+            after = [dict(region.journal.vector) for region in self.regions.values()]
+            if after == before and all(vector == after[0] for vector in after):
+                return
+            before = after
+        raise AssertionError("the regions did not settle")
