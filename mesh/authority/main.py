@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from datetime import UTC, datetime
 
@@ -19,16 +20,14 @@ def _now() -> datetime:
 
 
 async def build(host: Host) -> None:
-    """Adds the authority's two services.
-
-    Raises `AuthorityDamaged` if the region was not prepared.
-    """
+    """Adds the authority's two services; ends the process if the region was not prepared."""
     path = host.place.data / keep.ISSUING
-    issuer = keep.load(path)
+    try:
+        issuer = keep.load(path)
+    except keep.AuthorityDamaged as error:
+        sys.exit(f"authority: {error}")
     if issuer is None:
-        raise keep.AuthorityDamaged(
-            f"{path} is missing: `isthmus up` prepares a region before it starts it"
-        )
+        sys.exit(f"authority: {path} is missing: `isthmus up` makes it before it starts a region")
     tokens = TokenStore(host.place.data / keep.TOKENS, host.region, issuer.root_hash)
     signer = Signer(issuer, host.topology, host.region, _now)
     host.add(
