@@ -65,6 +65,7 @@ def reason(output: str) -> str:
     """The last line of Envoy's own log that says what is wrong, without its prefix."""
     lines = [line.strip() for line in output.splitlines() if line.strip()]
     faults = [line for line in lines if "error" in line.lower() or "critical" in line.lower()]
-    line = (faults or lines or ["it gave no reason"])[-1]
+    # Protobuf varies the blanks in its messages, so that nobody compares them.
+    line = " ".join((faults or lines or ["it gave no reason"])[-1].split())
     # [2026-01-01 00:00:00.000][pid][level][logger] [file:line] text
     return line.rsplit("] ", 1)[-1] if line.startswith("[") else line

@@ -161,7 +161,7 @@ async def test_the_enrolment_listener_takes_enrolments_alone_and_not_too_many(
             await stub.Renew(authority_pb2.RenewRequest(signing_request=request), metadata=claim)
         assert caught.value.code() == grpc.StatusCode.PERMISSION_DENIED
         guess = authority_pb2.EnrolRequest(signing_request=request)
-        guess.join_token = "isthmus1.a.guess"
+        guess.join_token = "isthmus1.a.guess"  # noqa: S105  a guess
         enrols = authority_pb2_grpc.EnrolmentServiceStub(channel)
         codes = {await _code(enrols.Enrol(guess)) for _ in range(5)}
         assert codes == {grpc.StatusCode.UNAUTHENTICATED}
