@@ -13,6 +13,7 @@ from cryptography import x509
 
 from mesh.identity import authority, keys
 from mesh.identity.authority import Issuer
+from mesh.identity.errors import IdentityError
 
 _KEY = b"-----BEGIN PRIVATE KEY-----"
 ISSUING = "issuing.pem"
@@ -21,7 +22,7 @@ _ROOT = "root.pem"
 _ROOT_CERTIFICATE = "root.crt"
 
 
-class AuthorityDamaged(Exception):
+class AuthorityDamaged(IdentityError):
     """A file of the authority cannot be used; the message says what to do."""
 
 
