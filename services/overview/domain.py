@@ -215,10 +215,16 @@ class Board:
     ) -> Iterator[api.Event]:
         old, new = (before or Channel()).assignment, after.assignment
         key = after.channel_id
+        told = self._deciders.get(key, {}).get(new.epoch) == ""
         conflict = self._notes_conflict(key, new.epoch, new.region)
         if not self.ready or not old.epoch or old == new:
             return
-        if conflict or (old.region != new.region and not _based_on(old, new)):
+        if not _based_on(old, new):
+            self._deciders[key][new.epoch] = ""
+            conflict = not told
+        if told and not conflict:
+            return
+        if conflict:
             yield _event(
                 api.EVENT_KIND_CONFLICTED,
                 now_ms,
@@ -348,10 +354,14 @@ def _merge(
 
 
 def _based_on(old: Assignment, new: Assignment) -> bool:
-    """Whether who decided `new` knew `old`: it is later, and starts from its encoder."""
-    return new.epoch > old.epoch and (
-        not old.device_id or old.device_id in (new.device_id, new.previous_device_id)
-    )
+    """Whether who decided `new` may have known `old`.
+
+    It did if it is the next one and starts from the same encoder; of one further on nobody can
+    say, since decisions in between were seen by nobody here.
+    """
+    if old.region == new.region or new.epoch > old.epoch + 1 or not old.device_id:
+        return True
+    return new.epoch > old.epoch and old.device_id in (new.device_id, new.previous_device_id)
 
 
 def _event(

@@ -170,6 +170,22 @@ def test_a_conflict_is_seen_where_a_decision_won_and_told_once() -> None:
     assert now(made, lost) == []
 
 
+def test_a_conflict_that_an_encoding_told_is_not_told_again() -> None:
+    mine = channel("eu-2", 2, previous_device_id="us-1")
+    made = board(mine, device("eu-2", epoch=2), device("us-1"))
+    winner = channel("us-1", 2, "us", previous_device_id="us-2")
+    assert now(made, device("us-1", epoch=2, by="us")) == [(api.EVENT_KIND_CONFLICTED, "us-1")]
+    assert now(made, winner) == []
+    assert now(made, device("eu-2", epoch=2)) == []
+
+
+def test_decisions_that_were_not_seen_are_no_conflict() -> None:
+    made = board(channel("eu-1", 1), device("eu-1", epoch=1), device("us-2"))
+    assert now(made, channel("us-2", 3, "us", previous_device_id="us-1")) == [
+        (api.EVENT_KIND_ADOPTED, "us-2")
+    ]
+
+
 def test_regions_are_lost_once_no_group_hears_them() -> None:
     made = board(device("us-1"), channel("us-1", region="us"))
     gone = {"us": Heard(False, NOW), "ap": Heard(True, NOW)}
