@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from mesh.topology import DeviceSpec
 JOIN_TOKEN = "join-token"  # noqa: S105  a file's name
 """The file in the device's folder with the token that it enrols with, once."""
 
+_TOKEN_EVERY = 10.0
+
 
 class Device:
     """Keeps one device's agent running."""
@@ -32,6 +35,7 @@ class Device:
         self.folder = layout.device(spec.device_id)
         self._watch = watch
         self._changed = changed
+        self._supplying: asyncio.Task[None] | None = None
         self._child = Child(
             Command(
                 self.name,
@@ -54,30 +58,61 @@ class Device:
         except IdentityError:
             return False
 
-    def give_token(self, token: str) -> None:
-        """Leaves a join token where the agent looks for it."""
-        private_folder(self.folder)
-        path = self.folder / JOIN_TOKEN
-        path.touch(mode=0o600)
-        path.write_text(token + "\n")
+    async def start(
+        self, new_token: Callable[[str], Awaitable[str]], now: Callable[[], datetime]
+    ) -> None:
+        """Starts the agent, with a join token as long as it has no identity.
 
-    async def start(self) -> None:
-        """Starts the agent; whether it connects is for the gateway to say."""
+        Whether it connects is for the gateway to say.
+        """
         private_folder(self.folder)
+        if not self.enrolled(now()):
+            self._leave(await new_token(self.spec.device_id))
         await self._child.start()
+        if self._supplying is None:
+            self._supplying = asyncio.create_task(
+                self._supply(new_token, now), name=f"tokens of {self.name}"
+            )
         self._watch(Progress(self.name, Stage.READY))
         self._changed()
 
     async def stop(self, grace: float) -> None:
         """SIGTERM, and SIGKILL after `grace` seconds."""
+        await self._end_supply()
         await self._child.stop(grace)
         self._watch(Progress(self.name, Stage.STOPPED))
 
     async def kill(self) -> None:
         """Ends it as a power cut would; it stays down."""
+        await self._end_supply()
         await self._child.kill()
         self._watch(Progress(self.name, Stage.STOPPED, "killed"))
         self._changed()
+
+    async def _supply(
+        self, new_token: Callable[[str], Awaitable[str]], now: Callable[[], datetime]
+    ) -> None:
+        """Leaves another token while the device is not enrolled.
+
+        A token is used once, and on a slow machine the answer that used it up may come too late.
+        """
+        while not self.enrolled(now()):
+            await asyncio.sleep(_TOKEN_EVERY)
+            if not self.enrolled(now()):
+                self._leave(await new_token(self.spec.device_id))
+
+    async def _end_supply(self) -> None:
+        supplying, self._supplying = self._supplying, None
+        if supplying is not None:
+            supplying.cancel()
+            await asyncio.gather(supplying, return_exceptions=True)
+
+    def _leave(self, token: str) -> None:
+        """Puts a join token where the agent looks for it, before each attempt."""
+        draft = self.folder / f"{JOIN_TOKEN}.new"
+        draft.touch(mode=0o600)
+        draft.write_text(token + "\n")
+        draft.replace(self.folder / JOIN_TOKEN)
 
     def crash(self) -> int | None:
         """Kills the agent, as an accident: it is started again. Returns its pid."""

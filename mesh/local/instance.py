@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 
 import grpc
 from grpc_health.v1 import health_pb2
 
-from mesh.agent import AgentError, Sidecar, Status
+from mesh.agent import AgentError, EnrolmentRefused, Sidecar, Status
 from mesh.agent import State as SidecarState
 from mesh.contracts.model import Contract
 from mesh.local.child import (
@@ -31,6 +31,9 @@ from mesh.topology import Topology
 HEALTHY_WITHIN = 60.0
 """Seconds that a workload may take to become healthy: a slow machine starts them all at once."""
 
+_TOKENS = 3
+"""Join tokens that a sidecar may try beyond its first."""
+
 _HOPELESS = 3
 """Deaths in a row after which a start is given up."""
 
@@ -45,7 +48,9 @@ class Instance:
         place: Place,
         watch: Watcher,
         changed: Callable[[], None],
+        fresh_token: Callable[[str], Awaitable[str | None]],
     ) -> None:
+        """`fresh_token` makes a join token for a workload that has no usable identity."""
         self.place = place
         self.name = f"{place.region}/{place.workload}"
         self.healthy = False
@@ -53,6 +58,7 @@ class Instance:
         self._topology = topology
         self._watch = watch
         self._changed = changed
+        self._fresh_token = fresh_token
         self._sidecar: Sidecar | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._sidecar_deaths = 0
@@ -146,13 +152,25 @@ class Instance:
             await asyncio.sleep(0.1)
 
     async def _start_sidecar(self, join_token: str | None) -> None:
+        self._sidecar = self._new_sidecar()
         try:
-            self._sidecar = self._new_sidecar()
-            await self._sidecar.start(join_token, ready_within=HEALTHY_WITHIN)
+            await self._enrol_and_start(self._sidecar, join_token)
         except AgentError as error:
             raise StartFailed(f"the sidecar of {self.name}: {error}") from error
         self._keeper = asyncio.create_task(self._keep_sidecar(), name=f"keep {self.name}'s sidecar")
         self._changed()
+
+    async def _enrol_and_start(self, sidecar: Sidecar, join_token: str | None) -> None:
+        """Starts a sidecar, with another token if one is refused.
+
+        A token is used once, and on a slow machine the answer that used it up may come too late.
+        """
+        for _ in range(_TOKENS):
+            try:
+                return await sidecar.start(join_token, ready_within=HEALTHY_WITHIN)
+            except EnrolmentRefused:
+                join_token = await self._fresh_token(self.place.workload)
+        return await sidecar.start(join_token, ready_within=HEALTHY_WITHIN)
 
     def _new_sidecar(self) -> Sidecar:
         return Sidecar(self._contract, self._topology, self.place, on_change=self._sidecar_changed)
@@ -171,7 +189,7 @@ class Instance:
             await asyncio.sleep(min(FIRST_BACKOFF * 2 ** (self._sidecar_deaths - 1), LAST_BACKOFF))
             self._sidecar = self._new_sidecar()
             try:
-                await self._sidecar.start()
+                await self._enrol_and_start(self._sidecar, None)
             except AgentError as error:
                 self._watch(Progress(f"{self.name}/sidecar", Stage.DIED, str(error)))
             self._changed()

@@ -39,7 +39,14 @@ class LocalRegion:
         self._prepared: Prepared | None = None
         topology = layout.topology
         self.instances = {
-            workload: Instance(contract, topology, layout.place(name, workload), watch, changed)
+            workload: Instance(
+                contract,
+                topology,
+                layout.place(name, workload),
+                watch,
+                changed,
+                self._fresh_token,
+            )
             for workload in (*topology.workloads, EDGE)
         }
         self.devices = {
@@ -107,14 +114,14 @@ class LocalRegion:
 
     async def start_device(self, device: Device) -> None:
         """Starts one device, with a join token if it never enrolled."""
-        if not device.enrolled(self._now()):
-            token = await asyncio.to_thread(
-                device_token,
-                self._layout.state,
-                self._layout.topology,
-                self.name,
-                device.spec.device_id,
-                self._now(),
-            )
-            device.give_token(token)
-        await device.start()
+        await device.start(self._device_token, self._now)
+
+    async def _fresh_token(self, workload: str) -> str | None:
+        await self.prepare()
+        return None if self._prepared is None else self._prepared.tokens.get(workload)
+
+    async def _device_token(self, device_id: str) -> str:
+        state, topology = self._layout.state, self._layout.topology
+        return await asyncio.to_thread(
+            device_token, state, topology, self.name, device_id, self._now()
+        )

@@ -81,7 +81,9 @@ def test_a_channels_life(isthmus: Run, channel_id: str) -> None:
 
     history = answer(isthmus("channels", "history", channel_id, "--json"))["changes"]
     by_operator = [change for change in history if change["actor"].endswith("/operator/local")]
-    assert len(by_operator) == 4
+    assert len(by_operator) >= 4
+    assert by_operator[0]["fields"] == ["intent"]
+    assert "title" in by_operator[-1]["fields"]
     assert {change["region"] for change in by_operator} == {"eu"}
     assert "operator/local" in isthmus("channels", "history", channel_id).stdout
 

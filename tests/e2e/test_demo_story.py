@@ -50,7 +50,7 @@ def test_every_step_holds(tmp_path: Path) -> None:
         "Its encoder is killed",
         "A region is cut off",
         "The cut heals",
-        "The home region is killed",
+        "A whole region is killed",
         "The region returns",
         "A stranger is denied",
     ]

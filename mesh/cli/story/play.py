@@ -26,7 +26,7 @@ STORY: tuple[tuple[str, Step], ...] = (
     ("Its encoder is killed", steps.standby_takes_over),
     ("A region is cut off", steps.both_sides_write),
     ("The cut heals", steps.heal_converges),
-    ("The home region is killed", steps.another_adopts),
+    ("A whole region is killed", steps.another_adopts),
     ("The region returns", steps.region_returns),
     ("A stranger is denied", steps.stranger_is_denied),
 )

@@ -40,6 +40,7 @@ class Story:
     scratch: Path
     channel_id: str = CHANNEL
     digests: dict[str, str] = field(default_factory=dict)
+    lost: str = ""
 
     @property
     def home(self) -> str:
@@ -180,30 +181,35 @@ async def heal_converges(story: Story) -> str:
 
 
 async def another_adopts(story: Story) -> str:
-    """The channel's home region dies; another adopts the channel, and it is on air again."""
+    """The region that runs the channel dies; another adopts the channel, and it is on air again.
+
+    That is the channel's home, or the region that was cut off, if it adopted the channel meanwhile:
+    a decision, once made, stays.
+    """
     live = await fetch(story.url)
-    await story.stage.control.ask("region-kill", region=story.home)
-    watcher = story.stage.regions[1]
+    story.lost = (await _view(story, story.home)).channel.assignment.region
+    watcher = next(name for name in story.stage.regions if name != story.lost)
+    await story.stage.control.ask("region-kill", region=story.lost)
 
     async def adopted() -> ChannelView | None:
         view = await story.stage.channel(watcher, story.channel_id)
-        if view is None or view.channel.assignment.region == story.home:
+        if view is None or view.channel.assignment.region == story.lost:
             return None
         return view if view.channel.assignment.device_id else None
 
-    view, took = await until(adopted, 60, f"another region adopted the channel of {story.home}")
+    view, took = await until(adopted, 60, f"another region adopted the channel of {story.lost}")
     await _on_air(story, live)
     assignment = view.channel.assignment
     gap = await _gap(story, watcher, assignment.device_id)
     return (
-        f"{story.home} killed; {assignment.region} adopted it on {assignment.device_id} in "
+        f"{story.lost} killed; {assignment.region} adopted it on {assignment.device_id} in "
         f"{took:.1f} s; {gap:.1f} s of picture lost"
     )
 
 
 async def region_returns(story: Story) -> str:
     """The region returns; all converge, and exactly one encoder remains."""
-    await story.stage.control.ask("region-start", within=120, region=story.home)
+    await story.stage.control.ask("region-start", within=120, region=story.lost)
 
     async def one_encoder() -> str | None:
         views = await asyncio.gather(
