@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mesh.replication.core.entities import EntityKey
@@ -24,10 +24,19 @@ RETRY_SECONDS = 1.0
 
 
 class Committer:
-    """Commits, resolves writes, flushes state. `on_visible` is called after each commit."""
+    """Commits, resolves writes, flushes state.
+
+    `unflushed` are the entities whose stored state is behind already; `on_visible` is called after
+    each commit.
+    """
 
     def __init__(
-        self, name: str, journal: Journal, store: Store, on_visible: Callable[[Visible], None]
+        self,
+        name: str,
+        journal: Journal,
+        store: Store,
+        unflushed: Iterable[EntityKey],
+        on_visible: Callable[[Visible], None],
     ) -> None:
         self._name = name
         self._journal = journal
@@ -36,7 +45,7 @@ class Committer:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"commit-{name}")
         self._wake = asyncio.Event()
         self._waiters: dict[int, asyncio.Future[None]] = {}
-        self._unflushed: set[EntityKey] = set()
+        self._unflushed = set(unflushed)
         self._closing = False
         self._failure: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []

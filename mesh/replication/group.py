@@ -80,6 +80,7 @@ class Group:
         store: Store,
         schema: GroupSchema,
         peers: tuple[str, ...],
+        unflushed: Iterable[EntityKey],
         *,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
@@ -106,7 +107,7 @@ class Group:
         self._views: dict[EntityKey, tuple[EntityState, View]] = {}
         self._watchers: set[Watcher] = set()
         self._operations = Operations(store)
-        self._committer = Committer(name, journal, store, self._visible)
+        self._committer = Committer(name, journal, store, unflushed, self._visible)
         self._links = Links(self)
         self._tick: asyncio.Task[None] | None = None
 
@@ -149,6 +150,7 @@ class Group:
             store,
             schema,
             others,
+            recovered.replayed,
             clock=clock,
             monotonic=monotonic,
             lost_after=lost_after,

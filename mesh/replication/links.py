@@ -156,7 +156,7 @@ class _Follower:
 
     def _ended(self, stream: _Stream) -> bool:
         """Notes why a stream ended; tells whether it was a fault that a retry may not cure."""
-        error = stream.task.exception()
+        error = None if stream.task.cancelled() else stream.task.exception()
         message = "the peer ended the stream"
         fault = isinstance(error, LinkFault)
         if isinstance(error, LinkFault):

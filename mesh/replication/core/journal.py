@@ -89,12 +89,16 @@ class Visible:
 
 @dataclass
 class Recovered:
-    """What a store held when it was opened; empty for a new one."""
+    """What a store held when it was opened; empty for a new one.
+
+    `replayed` are the entities whose stored state is behind `states`.
+    """
 
     states: dict[EntityKey, EntityState] = field(default_factory=dict)
     vector: Vector = field(default_factory=dict)
     heads: dict[Origin, bytes] = field(default_factory=dict)
     clock: int = 0
+    replayed: set[EntityKey] = field(default_factory=set)
 
 
 class Journal:

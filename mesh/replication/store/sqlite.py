@@ -206,6 +206,7 @@ class SqliteStore:
             for change in frame.changes:
                 state = recovered.states.get(change.entity)
                 recovered.states[change.entity] = entities.apply(state, change)
+                recovered.replayed.add(change.entity)
             recovered.clock = max(recovered.clock, frame.newest)
             reached[stored.origin] = stored.last
             heads[stored.origin] = stored.hash

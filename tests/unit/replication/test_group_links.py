@@ -11,42 +11,19 @@ import grpc
 from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import feed_pb2_grpc, link_pb2_grpc
 
-from mesh.contracts.model import Contract, Entity, Field, Location, Merge
 from mesh.replication import (
+    Batch,
     FeedServicer,
     Group,
     LinkServicer,
+    Snapshot,
     WriteContext,
+    follow_feed,
 )
+from tests.support.regions import contract
 
 Channel = channel_pb2.Channel
-HERE = Location("channel.proto", 1)
 ALICE = WriteContext(actor="operator/alice")
-
-
-def _field(name: str, number: int, merge: Merge, *order_by: str) -> Field:
-    return Field(name, number, (number,), merge, order_by)
-
-
-CONTRACT = Contract(
-    services={},
-    entities={
-        "isthmus.channels.v1.Channel": Entity(
-            "isthmus.channels.v1.Channel",
-            "channels",
-            "channel_id",
-            1,
-            True,
-            (
-                _field("title", 2, Merge.LATEST),
-                _field("assignment", 8, Merge.MAX, "epoch", "region"),
-                _field("takeovers", 9, Merge.COUNTER),
-                _field("labels", 10, Merge.SET),
-            ),
-            HERE,
-        )
-    },
-)
 
 
 class Region:
@@ -58,7 +35,7 @@ class Region:
 
     async def start(self) -> None:
         self.group = await Group.open(
-            CONTRACT,
+            contract(),
             "channels",
             region=self.name,
             peers=self.peers,
@@ -117,7 +94,7 @@ class _Named(grpc.aio.StreamStreamClientInterceptor):
 
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():
+        while not condition():  # noqa: ASYNC110 # the condition spans processes and sockets
             await asyncio.sleep(0.02)
 
 
@@ -161,3 +138,85 @@ async def test_a_region_that_restarts_resumes(tmp_path: Path) -> None:
         await us.title("c1", "three")
         await until(lambda: equal(eu, us))
         assert eu.group.get(Channel, "c1").title == "three"
+
+
+async def test_a_lost_region_is_noticed_relayed_and_heard_again(tmp_path: Path) -> None:
+    async with regions(tmp_path, "ap", "eu", "us") as (ap, eu, us):
+        await until(lambda: all(r.reachable for r in ap.group.reach().values()))
+        await eu.stop()
+        await until(lambda: not ap.group.reach()["eu"].reachable)
+        assert ap.group.reach()["us"].reachable
+        await us.title("c1", "without eu")
+        await until(lambda: equal(ap, us))
+        await eu.start()
+        await until(lambda: equal(ap, eu, us))
+        await until(lambda: ap.group.reach()["eu"].reachable)
+
+
+async def test_streams_are_renewed_before_they_grow_old(tmp_path: Path) -> None:
+    async with regions(tmp_path, "eu", "us") as (eu, us):
+        await until(lambda: all(link.connected for link in us.group.status().links))
+        (first,) = us.group._links._followers["eu"]._streams
+        us.group.link_max_age = 0.5
+        # The age is drawn when a stream begins to be watched: begin anew.
+        await first.stop()
+        await until(lambda: us.group.status().links[0].connected)
+        (second,) = us.group._links._followers["eu"]._streams
+        for number in range(20):
+            await eu.title("c1", f"t{number}")
+            await asyncio.sleep(0.05)
+            assert us.group.status().links[0].connected
+        await until(lambda: equal(eu, us))
+        assert second.task.done()
+
+
+async def test_a_feed_shows_what_the_group_shows(tmp_path: Path) -> None:
+    async with regions(tmp_path, "eu") as (eu,):
+        await eu.title("c1", "one")
+        async with grpc.aio.insecure_channel(
+            f"unix:{tmp_path}/eu.sock", options=[("grpc.max_reconnect_backoff_ms", 200)]
+        ) as channel:
+            events = follow_feed(channel, [Channel])
+            first = await anext(events)
+            assert isinstance(first, Snapshot)
+            assert [view.message.title for view in first.entities] == ["one"]
+            assert first.reach["eu"].reachable and first.vector
+            await eu.title("c1", "two")
+            changed = await anext(events)
+            assert isinstance(changed, Batch)
+            (change,) = changed.changes
+            assert (change.old.message.title, change.new.message.title) == ("one", "two")
+            assert change.new.last_change.actor == "operator/alice"
+            await eu.stop()
+            await eu.start()
+            again = await anext(events)
+            assert isinstance(again, Snapshot)
+            assert [view.message.title for view in again.entities] == ["two"]
+            await events.aclose()
+
+
+async def test_a_stranger_is_told_why_it_cannot_link(tmp_path: Path) -> None:
+    async with regions(tmp_path, "eu", "us") as (eu, us):
+        await until(lambda: eu.group.status().links[0].connected)
+        us.group.name = "devices"
+        for stream in us.group._links._followers["eu"]._streams.copy():
+            await stream.stop()
+        await until(lambda: "speaks of group" in us.group.status().links[0].last_error)
+        assert not us.group.status().links[0].connected
+
+
+async def test_what_applies_in_another_region_is_reported_with_its_traces(tmp_path: Path) -> None:
+    applied = []
+    async with regions(tmp_path, "eu", "us") as (eu, us):
+        us.group._on_applied = applied.append
+        trace = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
+
+        def change(tx):
+            tx.create(Channel(channel_id="c1"))
+            return Channel()
+
+        await eu.group.write(change, WriteContext("operator/alice", trace))
+        await until(lambda: equal(eu, us))
+        (frame,) = applied
+        assert frame.trace_parents == (trace,)
+        assert (frame.origin.region, frame.first, frame.last) == ("eu", 1, 1)

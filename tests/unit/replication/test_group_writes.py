@@ -221,6 +221,25 @@ async def test_a_receipt_survives_a_restart(tmp_path: Path, clock: Clock) -> Non
         await group.write(create("c2"), ALICE)
 
 
+async def test_what_a_crash_left_unflushed_is_flushed_by_the_next_life(
+    tmp_path: Path, clock: Clock
+) -> None:
+    group = await open_group(tmp_path / "first", clock)
+    await group.write(create("c1"), ALICE)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for file in (tmp_path / "first").glob("channels.sqlite3*"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    await group.close()
+    for key in ("c2", "c3"):
+        group = await open_group(copy, clock)
+        await group.write(create(key), ALICE)
+        await group.close()
+    group = await open_group(copy, clock)
+    assert [channel.channel_id for channel in group.list(Channel)] == ["c1", "c2", "c3"]
+    await group.close()
+
+
 async def test_writers_share_commits(group: Group) -> None:
     await asyncio.gather(*(group.write(create(f"c{i}"), ALICE) for i in range(500)))
     assert group.status().entities == 500
