@@ -71,6 +71,8 @@ def run(arguments: Sequence[str]) -> int:
             "  set ISTHMUS_DEBUG=1 to see where, and please report it",
             Exit.INTERNAL,
         )
+    if result == Exit.INTERRUPTED:  # how newer versions of Typer report Ctrl-C
+        return _fail("interrupted", Exit.INTERRUPTED)
     return result if isinstance(result, int) else Exit.OK
 
 

@@ -17,8 +17,8 @@ from mesh.local.record import ProcessRecord
 from mesh.place import EDGE
 
 AUTHORITY = "authority"
-DEVICE_GRACE = 2.5
-SERVICE_GRACE = 3.5
+DEVICE_GRACE = 2.0
+SERVICE_GRACE = 5.0
 
 
 class LocalRegion:

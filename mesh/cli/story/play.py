@@ -31,6 +31,7 @@ STORY: tuple[tuple[str, Step], ...] = (
     ("A stranger is denied", steps.stranger_is_denied),
 )
 FIRST = "Regions start"
+LAST = "Everything stops"
 
 
 @dataclass(frozen=True)
@@ -66,31 +67,42 @@ async def play(topology: Topology, tell: Tell, *, keep: bool) -> bool:
         played.append(Played(name, held, time.monotonic() - began, detail))
         tell(played[-1])
 
-    began = time.monotonic()
-    tell(Began(FIRST))
     try:
-        async with stage(topology, folder, tied=not keep) as opened:
-            done(FIRST, began, True, f"{len(opened.record.processes)} processes, all healthy")
-            with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
-                story = steps.Story(opened, Path(scratch))
-                for name, step in STORY:
-                    tell(Began(name))
-                    began = time.monotonic()
-                    try:
-                        detail = await step(story)
-                    except (NotHeld, LocalError, NoEdge) as error:
-                        done(name, began, False, str(error))
-                        break
-                    except grpc.aio.AioRpcError as error:
-                        detail = f"{error.code().name}: {error.details()}"
-                        done(name, began, False, detail)
-                        break
-                    done(name, began, True, detail)
+        await _play(topology, tell, done, folder, tied=not keep)
     except LocalError as error:
-        done(FIRST if not played else "Everything stops", began, False, str(error))
-    held = all(each.held for each in played)
-    if held and not keep:
-        shutil.rmtree(folder, ignore_errors=True)
-    else:
-        tell(Began(f"its folder stays: {folder}"))
+        done(FIRST if not played else LAST, time.monotonic(), False, str(error))
+    finally:
+        held = all(each.held for each in played)
+        if held and not keep:
+            shutil.rmtree(folder, ignore_errors=True)
+        else:
+            tell(Began(f"its folder stays: {folder}"))
     return held
+
+
+async def _play(
+    topology: Topology,
+    tell: Tell,
+    done: Callable[[str, float, bool, str], None],
+    folder: Path,
+    *,
+    tied: bool,
+) -> None:
+    tell(Began(FIRST))
+    began = time.monotonic()
+    async with stage(topology, folder, tied=tied) as opened:
+        done(FIRST, began, True, f"{len(opened.record.processes)} processes, all healthy")
+        with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
+            story = steps.Story(opened, Path(scratch))
+            for name, step in STORY:
+                tell(Began(name))
+                began = time.monotonic()
+                try:
+                    detail = await step(story)
+                except (NotHeld, LocalError, NoEdge) as error:
+                    return done(name, began, False, str(error))
+                except grpc.aio.AioRpcError as error:
+                    said = f"{error.code().name}: {error.details()}"
+                    return done(name, began, False, said)
+                done(name, began, True, detail)
+    return None
