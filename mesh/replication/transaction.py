@@ -105,7 +105,7 @@ class Transaction:
                 if not value and each.order_by:
                     continue
                 delta = cells.Max.delta(each.rank(message), value)
-                offered = cells.rule(cells.MAX).decode(delta)
+                offered = cells.maximum.decode(delta)
                 if cell is not None and offered <= cell:
                     continue
                 deltas[each.path, each.rule] = delta

@@ -28,7 +28,6 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from mesh.replication.core.clocks import Origin
-from mesh.replication.core.errors import FormatUnknown
 from mesh.replication.core.wire import (
     LENGTH,
     VARINT,
@@ -329,17 +328,5 @@ def _payload(element: bytes) -> bytes:
 
 latest, maximum, counter, orset = Latest(), Max(), Counter(), Set()
 
-_RULES: Final[Mapping[int, Rule]] = {LATEST: latest, MAX: maximum, COUNTER: counter, SET: orset}
-
-
-def rule(number: int) -> Rule:
-    """The rule of a number. Raises `FormatUnknown`: what cannot be merged is never skipped."""
-    found = _RULES.get(number)
-    if found is None:
-        raise FormatUnknown(f"merge rule {number} is not known to this version")
-    return found
-
-
-def known(number: int) -> bool:
-    """Whether this version merges by a rule."""
-    return number in _RULES
+RULES: Final[Mapping[int, Rule]] = {LATEST: latest, MAX: maximum, COUNTER: counter, SET: orset}
+"""The rules by number. A frame is refused when it is parsed if it uses any other."""

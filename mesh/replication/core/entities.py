@@ -12,7 +12,8 @@ from collections.abc import Iterable, Mapping
 from itertools import groupby
 from typing import NamedTuple
 
-from mesh.replication.core.cells import Stamp, State, rule
+from mesh.replication.core.cells import LATEST, RULES, Stamp, State
+from mesh.replication.core.errors import FormatUnknown
 from mesh.replication.core.wire import (
     LENGTH,
     numbers,
@@ -81,11 +82,13 @@ def join(one: EntityState | None, other: EntityState | None) -> EntityState | No
     if one.deleted or other.deleted:
         deletes = [state.changed for state in (one, other) if state.deleted]
         return _settle(one, EntityState(one.generation, True, created, max(deletes), {}))
+    if other.changed > one.changed and _replaces(other, one):
+        return EntityState(one.generation, False, created, other.changed, other.cells)
     cells = dict(one.cells)
     grown = False
     for key, state in other.cells.items():
         mine = cells.get(key)
-        merged = state if mine is None else rule(key[1]).join(mine, state)
+        merged = state if mine is None else RULES[key[1]].join(mine, state)
         if merged is not mine:
             cells[key] = merged
             grown = True
@@ -93,6 +96,18 @@ def join(one: EntityState | None, other: EntityState | None) -> EntityState | No
     return _settle(
         one, EntityState(one.generation, False, created, changed, cells if grown else one.cells)
     )
+
+
+def _replaces(new: EntityState, old: EntityState) -> bool:
+    """Whether a newer state's cells stand for all of an older one's: the fast path.
+
+    So it is with one change's LATEST cells that cover the old ones: no cell of a state is newer
+    than its `changed`.
+    """
+    if not old.cells.keys() <= new.cells.keys():
+        return False
+    stamp = new.changed[:3]
+    return all(key[1] == LATEST and cell[:3] == stamp for key, cell in new.cells.items())
 
 
 def _settle(one: EntityState, merged: EntityState) -> EntityState:
@@ -107,7 +122,7 @@ def from_change(change: Change) -> EntityState:
     deleted = change.kind == DELETE
     if not deleted:
         for path, number, delta in change.cells:
-            cells[path, number] = rule(number).from_delta(stamp, delta)
+            cells[path, number] = RULES[number].from_delta(stamp, delta)
     return EntityState(change.generation, deleted, stamp, Changed(*stamp, change.actor), cells)
 
 
@@ -133,12 +148,12 @@ def encode(state: EntityState) -> bytes:
         text(changed.actor),
     ]
     for key in sorted(state.cells):
-        parts += (piece(key[0]), varint(key[1]), piece(rule(key[1]).encode(state.cells[key])))
+        parts += (piece(key[0]), varint(key[1]), piece(RULES[key[1]].encode(state.cells[key])))
     return b"".join(parts)
 
 
 def decode(data: bytes) -> EntityState:
-    """The state of canonical bytes."""
+    """The state of canonical bytes. Raises `FormatUnknown` and `ChainBroken`."""
     generation, at = read_varint(data, 0)
     deleted, at = read_varint(data, at)
     clock, at = read_varint(data, at)
@@ -154,7 +169,9 @@ def decode(data: bytes) -> EntityState:
         path, at = read_piece(data, at)
         number, at = read_varint(data, at)
         cell, at = read_piece(data, at)
-        cells[path, number] = rule(number).decode(cell)
+        if number not in RULES:
+            raise FormatUnknown(f"merge rule {number} is not known to this version")
+        cells[path, number] = RULES[number].decode(cell)
     changed = Changed(clock, region, incarnation, actor)
     return EntityState(generation, bool(deleted), created, changed, cells)
 
@@ -178,7 +195,7 @@ def render(state: EntityState, rules: Mapping[bytes, int], key_field: bytes) -> 
         if rules.get(path, number) == number:
             chosen[path] = number
     leaves = [
-        (numbers(path), rule(number).render(numbers(path)[-1], state.cells[path, number]))
+        (numbers(path), RULES[number].render(numbers(path)[-1], state.cells[path, number]))
         for path, number in chosen.items()
     ]
     key_number, _ = read_varint(key_field, 0)

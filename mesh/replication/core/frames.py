@@ -155,7 +155,7 @@ def parse(body: bytes, hash: bytes) -> Frame:
     if message.format != FORMAT:
         raise FormatUnknown(f"{where} has format {message.format}; this version reads {FORMAT}")
     for number in set(message.cell_rules):
-        if not cells.known(number):
+        if number not in cells.RULES:
             raise FormatUnknown(f"{where} uses merge rule {number}, unknown to this version")
     kinds = list(message.kinds)
     if not set(kinds) <= {UPSERT, DELETE}:

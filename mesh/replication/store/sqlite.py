@@ -18,7 +18,7 @@ from mesh.replication.core import entities
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState
-from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.errors import FormatUnknown, LinkFault
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame, chain, parse
 from mesh.replication.core.journal import Batch, Receipt, Recovered
 from mesh.replication.core.wire import piece, read_piece
@@ -162,6 +162,8 @@ class SqliteStore:
         try:
             for type, key, data in read("SELECT type, key, state FROM states"):
                 recovered.states[type, key] = entities.decode(data)
+        except FormatUnknown as fault:
+            raise StoreTooNew(f"{self._path} cannot be read by this version: {fault}") from None
         except LinkFault as fault:
             raise StoreCorrupt(f"{self._path}: a stored state is damaged: {fault}") from None
         if recovered.states:
