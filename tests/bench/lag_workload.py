@@ -23,7 +23,7 @@ async def write(host: Host) -> None:
     """Writes `TOTAL` changes, each a write of its own, once the peer is there."""
     while not host.group.reach()["us"].reachable:
         await asyncio.sleep(0.05)
-    await asyncio.sleep(2)
+    await asyncio.sleep(2)  # lets the peers' start be over: only its tail would be measured
     started = time.perf_counter()
     pending: set[asyncio.Task[Channel]] = set()
     written = 0
