@@ -230,7 +230,7 @@ def history(
             (
                 output.local_time(change.time.ToDatetime()),
                 change.region,
-                change.actor,
+                change.actor.removeprefix("spiffe://").partition("/")[2],
                 "deleted" if change.deleted else ", ".join(change.fields),
             )
             for change in changes

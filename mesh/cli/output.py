@@ -13,6 +13,8 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
+_PIPE_WIDTH = 1000
+
 
 def plain(value: Any) -> Any:
     """A value as JSON has it; messages with their fields' names in the contract."""
@@ -41,7 +43,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: st
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
-    Console(highlight=False).print(table if table.row_count else empty)
+    _console().print(table if table.row_count else empty)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -52,7 +54,12 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     for name, value in fields:
         if value:
             table.add_row(name, value)
-    Console(highlight=False).print(table)
+    _console().print(table)
+
+
+def _console() -> Console:
+    """On a terminal lines are folded to its width; in a pipe they are kept whole, to be searched."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
 def duration(span: timedelta) -> str:

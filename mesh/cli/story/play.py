@@ -67,10 +67,11 @@ async def play(topology: Topology, tell: Tell, *, keep: bool) -> bool:
         played.append(Played(name, held, time.monotonic() - began, detail))
         tell(played[-1])
 
+    began = time.monotonic()
     try:
         await _play(topology, tell, done, folder, tied=not keep)
     except LocalError as error:
-        done(FIRST if not played else LAST, time.monotonic(), False, str(error))
+        done(FIRST if not played else LAST, began, False, str(error))
     finally:
         held = all(each.held for each in played)
         if held and not keep:
