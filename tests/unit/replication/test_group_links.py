@@ -94,7 +94,7 @@ class _Named(grpc.aio.StreamStreamClientInterceptor):
 
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110 # the condition spans processes and sockets
+        while not condition():  # the condition spans processes and sockets
             await asyncio.sleep(0.02)
 
 
