@@ -58,7 +58,7 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
 
 
 def _console() -> Console:
-    """On a terminal lines are folded to its width; in a pipe they are kept whole, to be searched."""
+    """Folds lines to a terminal's width; in a pipe they stay whole, to be searched."""
     return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
 
 
