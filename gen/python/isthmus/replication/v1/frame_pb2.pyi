@@ -176,7 +176,9 @@ class FrameBody(_message.Message):
     def origin(self) -> Global___Origin: ...
     @_builtins.property
     def dependencies(self) -> Global___Vector:
-        """What the origin had applied, its own changes aside, when it made the first of these."""
+        """What the origin had applied, its own changes aside, when it closed the frame: all that any of
+        these changes may have seen.
+        """
 
     @_builtins.property
     def strings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
