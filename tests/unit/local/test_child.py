@@ -30,7 +30,7 @@ def command(tmp_path: Path, argv: tuple[str, ...]) -> Command:
 
 async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  the condition has no event to wait for
+        while not condition():
             await asyncio.sleep(0.01)
 
 

@@ -235,5 +235,5 @@ async def test_an_unknown_link_is_named(wan: Wan) -> None:
 
 async def until(condition, seconds: float = 5.0) -> None:  # type: ignore[no-untyped-def]  # any thunk
     async with asyncio.timeout(seconds):
-        while not condition():  # noqa: ASYNC110  the condition has no event to wait for
+        while not condition():
             await asyncio.sleep(0.01)
