@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import itertools
+import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,14 +18,14 @@ from isthmus.replication.v1 import frame_pb2
 
 from mesh.contracts.model import Contract
 from mesh.replication.committer import Committer
-from mesh.replication.core import entities
 from mesh.replication.core.clocks import Origin, milliseconds, vector_to_proto
-from mesh.replication.core.entities import DELETE, EntityKey, EntityState
+from mesh.replication.core.entities import DELETE, EntityKey
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.journal import Journal, Visible, Write
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
 from mesh.replication.links import Dial, Links
 from mesh.replication.operations import Operations
+from mesh.replication.rendering import Renderer
 from mesh.replication.schema import ClassOf, GroupSchema, generated_class
 from mesh.replication.store import Store
 from mesh.replication.store.sqlite import SqliteStore
@@ -32,7 +34,6 @@ from mesh.replication.views import (
     Batch,
     ChangeRecord,
     EntityChange,
-    LastChange,
     Reach,
     ReachChanged,
     Snapshot,
@@ -49,6 +50,7 @@ HISTORY_KEPT = 1000
 """How many changes `history` returns at most."""
 
 _TICK_SECONDS = 0.25
+_TICKS_OF_STATUS = 4
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,15 @@ class Group:
         self._last_heard: dict[str, int] = {}
         self._reachable: dict[str, bool] = {}
         self._on_applied = on_applied
-        self._views: dict[EntityKey, tuple[EntityState, View]] = {}
+        self._views = Renderer(journal, schema)
         self._watchers: set[Watcher] = set()
         self._operations = Operations(store)
         self._committer = Committer(name, journal, store, unflushed, self._visible)
         self._links = Links(self)
         self._tick: asyncio.Task[None] | None = None
+        self._entities = sum(not state.deleted for state in journal.committed.values())
+        self._thread = threading.get_ident()
+        self._last_status = self._status()
 
     @classmethod
     async def open(
@@ -184,14 +189,14 @@ class Group:
 
     def list(self, type: type[M]) -> list[M]:
         """All living entities of a type, by key."""
-        views = self._living({self._schema.entity(type.DESCRIPTOR.full_name).name})
+        views = self._views.living({self._schema.entity(type.DESCRIPTOR.full_name).name})
         return [type.FromString(view.value) for view in views]
 
     def get_view(self, type: type[Message], key: str) -> View | None:
         """An entity with its generation and last change; a tombstone if it was deleted."""
         entity = (self._schema.entity(type.DESCRIPTOR.full_name).name, key)
         state = self.journal.committed.get(entity)
-        return None if state is None else self._view(entity, state)
+        return None if state is None else self._views.view(entity, state)
 
     def history(self, type: type[Message], key: str) -> builtins.list[ChangeRecord]:
         """An entity's changes, newest first, `HISTORY_KEPT` at most.
@@ -212,42 +217,6 @@ class Group:
             )
             for row in self._store.history((schema.name, key), HISTORY_KEPT)
         ]
-
-    def _living(self, types: Iterable[str] | None) -> Sequence[View]:
-        wanted = self._schema.entities.keys() if types is None else set(types)
-        return [
-            self._view(entity, state)
-            for entity, state in sorted(
-                (item for item in self.journal.committed.items() if item[0][0] in wanted),
-                key=lambda item: item[0],
-            )
-            if not state.deleted
-        ]
-
-    def _view(self, entity: EntityKey, state: EntityState) -> View:
-        cached = self._views.get(entity)
-        if cached is not None and cached[0] is state:
-            return cached[1]
-        view = self._make_view(entity, state)
-        self._views[entity] = (state, view)
-        return view
-
-    def _make_view(self, entity: EntityKey, state: EntityState) -> View:
-        schema = self._schema.entities[entity[0]]
-        changed = state.changed
-        return View(
-            type=entity[0],
-            key=entity[1],
-            generation=state.generation,
-            deleted=state.deleted,
-            last_change=LastChange(
-                changed.actor,
-                Origin(changed.region, changed.incarnation),
-                milliseconds(changed.clock),
-            ),
-            value=entities.render(state, schema.rules, schema.key_field(entity[1])),
-            message_class=schema.message_class,
-        )
 
     # Writing.
 
@@ -295,7 +264,9 @@ class Group:
         watcher = Watcher(names)
         self._watchers.add(watcher)
         try:
-            yield Snapshot(tuple(self._living(names)), self.reach(), dict(self.journal.vector))
+            yield Snapshot(
+                tuple(self._views.living(names)), self.reach(), dict(self.journal.vector)
+            )
             while True:
                 yield await watcher.next()
         finally:
@@ -315,7 +286,16 @@ class Group:
         return found
 
     def status(self) -> status_pb2.GroupStatus:
-        """How the group stands: position, digest and links."""
+        """How the group stands: position, digest and links.
+
+        Other threads than the group's, such as those that collect metrics, get what stood within
+        the last second.
+        """
+        if threading.get_ident() == self._thread:
+            self._last_status = self._status()
+        return self._last_status
+
+    def _status(self) -> status_pb2.GroupStatus:
         journal = self.journal
         return status_pb2.GroupStatus(
             group=self.name,
@@ -324,7 +304,7 @@ class Group:
             ),
             vector=vector_to_proto(journal.vector),
             digest=journal.digest(),
-            entities=sum(not state.deleted for state in journal.committed.values()),
+            entities=self._entities,
             links=self._links.status(),
         )
 
@@ -360,11 +340,13 @@ class Group:
         return int(self._monotonic() * 1000)
 
     def _visible(self, visible: Visible) -> None:
+        for before, after in visible.changes.values():
+            self._entities += (before is None or before.deleted) - after.deleted
         if self._watchers and visible.changes:
             changes = tuple(
                 EntityChange(
-                    None if before is None else self._view(entity, before),
-                    self._view(entity, after),
+                    None if before is None else self._views.view(entity, before),
+                    self._views.view(entity, after),
                 )
                 for entity, (before, after) in visible.changes.items()
                 if entity[0] in self._schema.entities
@@ -390,8 +372,10 @@ class Group:
         )
 
     async def _watch_reach(self) -> None:
-        while True:
+        for tick in itertools.count():
             await asyncio.sleep(_TICK_SECONDS)
+            if tick % _TICKS_OF_STATUS == 0:
+                self.status()
             reach = self.reach()
             reachable = {region: each.reachable for region, each in reach.items()}
             if reachable != self._reachable:

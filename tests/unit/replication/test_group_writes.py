@@ -263,6 +263,15 @@ async def test_history_says_who_did_what(group: Group) -> None:
     assert group.history(Channel, "c2") == []
 
 
+async def test_other_threads_see_a_recent_status(group: Group) -> None:
+    for key in ("c1", "c2"):
+        await group.write(create(key), ALICE)
+    await group.write(change("delete", Channel, "c1"), ALICE)
+    now = group.status()
+    assert now.entities == 1
+    assert await asyncio.to_thread(group.status) == now
+
+
 async def test_watching(group: Group) -> None:
     await group.write(create(), ALICE)
     events = group.watch([Channel])
