@@ -89,6 +89,10 @@ class ControlServer:
             return {"ok": False, "kind": type(error).__name__, "error": str(error)}
         except TypeError as error:
             return {"ok": False, "kind": BadRequest.__name__, "error": str(error)}
+        except Exception as error:
+            # Whatever broke, the client is told; a closed connection would say "not up".
+            text = f"{name}: {type(error).__name__}: {error}"
+            return {"ok": False, "kind": LocalError.__name__, "error": text}
 
 
 class ControlClient:

@@ -240,7 +240,10 @@ class End(asyncio.Protocol):
         if self._transport is None or self.lost or self._eof_written:
             return
         self._eof_written = True
-        self._transport.write_eof()
+        try:
+            self._transport.write_eof()
+        except OSError:
+            pass  # its peer reset it meanwhile, and will not miss the end
         self._close_if_done()
 
     def pause(self, yes: bool) -> None:

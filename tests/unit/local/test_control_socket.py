@@ -13,7 +13,7 @@ import pytest
 
 from mesh.local.control import ControlClient, ControlServer
 from mesh.local.drills import Drills
-from mesh.local.errors import BadRequest, NotUp
+from mesh.local.errors import BadRequest, LocalError, NotUp
 from mesh.local.wan import HEALTHY, Fault, Wan
 from mesh.topology import Address, Region, Topology
 
@@ -32,10 +32,13 @@ async def control(wan: Wan) -> AsyncIterator[ControlClient]:
     async def echo(**arguments: Any) -> Any:
         return arguments
 
+    async def breaks() -> None:
+        raise OSError("the disk is gone")
+
     with TemporaryDirectory() as folder:
         path = Path(folder) / "control.sock"
         path.touch()  # as a killed supervisor leaves it
-        server = ControlServer(path, {"echo": echo, **Drills(wan, {}).handlers()})
+        server = ControlServer(path, {"echo": echo, "breaks": breaks, **Drills(wan, {}).handlers()})
         await server.start()
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         yield ControlClient(path)
@@ -45,6 +48,12 @@ async def control(wan: Wan) -> AsyncIterator[ControlClient]:
 
 async def test_answers(control: ControlClient) -> None:
     assert await control.ask("echo", region="eu", n=1) == {"region": "eu", "n": 1}
+
+
+async def test_a_handler_that_breaks_says_why(control: ControlClient) -> None:
+    with pytest.raises(LocalError, match="the disk is gone"):
+        await control.ask("breaks")
+    assert await control.ask("echo", a=1) == {"a": 1}
 
 
 async def test_unknown_requests_are_taught(control: ControlClient) -> None:

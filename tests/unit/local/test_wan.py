@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import hashlib
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
+from unittest.mock import create_autospec
 
 import pytest
 
 from mesh.local.wan import HEALTHY, Fault, Wan
-from mesh.local.wan_link import WINDOW
+from mesh.local.wan_link import WINDOW, End
 from mesh.topology import Address, Region, Topology
 from tests.support.ports import free_blocks
 
@@ -237,3 +239,13 @@ async def until(condition, seconds: float = 5.0) -> None:  # type: ignore[no-unt
     async with asyncio.timeout(seconds):
         while not condition():
             await asyncio.sleep(0.01)
+
+
+def test_the_end_of_a_stream_finds_its_receiver_gone() -> None:
+    # Its peer reset the connection, and asyncio has not noticed yet.
+    transport = create_autospec(asyncio.Transport, instance=True)
+    transport.write_eof.side_effect = OSError(errno.ENOTCONN, "not connected")
+    end = End()
+    end.connection_made(transport)
+    end.write_eof()
+    transport.write_eof.assert_called_once_with()
