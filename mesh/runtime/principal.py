@@ -2,7 +2,8 @@
 
 The sidecar appends the peer that it authenticated as the last element, so whatever a caller put in
 front proves nothing on its own. Only an edge is believed about the element before its own: an edge
-replaces what came from outside by the client that it authenticated itself.
+replaces what came from outside by the client that it authenticated itself. Even then it is believed
+about operators and devices alone, who have no other way in: workloads come by their own sidecars.
 """
 
 from __future__ import annotations
@@ -59,7 +60,12 @@ def from_header(header: str, trust_domain: str) -> Principal:
     if len(uris) < 2 or uris[-2] is None:
         # The edge asks for itself: its health checks.
         return hop
-    return _identity(uris[-2], trust_domain, hop=uris[-1])
+    principal = _identity(uris[-2], trust_domain, hop=uris[-1])
+    if principal.kind == "workload":
+        raise UntrustedCaller(
+            f"{hop} speaks for {principal}: edges speak for operators and devices alone"
+        )
+    return principal
 
 
 def _identity(uri: str, trust_domain: str, hop: str) -> Principal:

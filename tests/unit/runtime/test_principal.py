@@ -39,6 +39,13 @@ def test_what_a_workload_puts_in_front_proves_nothing(forged: str) -> None:
     assert principal.spiffe_id == workload("channels")
 
 
+@pytest.mark.parametrize("claimed", [workload("channels", "us"), workload("edge", "us")])
+def test_an_edge_vouches_for_no_workload(claimed: str) -> None:
+    """Else whoever holds an edge's key could renew as any workload."""
+    with pytest.raises(UntrustedCaller, match="operators and devices alone"):
+        from_header(through_edge(claimed), DOMAIN)
+
+
 def test_what_stands_before_the_edges_own_client_proves_nothing() -> None:
     principal = from_header(f"{element(operator())},{through_edge(device())}", DOMAIN)
     assert principal.spiffe_id == device()
