@@ -96,6 +96,7 @@ class Group:
         self.journal = journal
         self.log = store
         self.link_max_age = link_max_age
+        self.left = False
         self.changes_applied = 0
         self.writes_accepted = 0
         self._store = store
@@ -170,14 +171,21 @@ class Group:
         """Links with all peers. `dial` gives a channel on which to call the peer's LinkService."""
         self._links.start(dial)
 
-    async def close(self) -> None:
-        """Ends links and watchers, commits what is queued, and lets go of the store."""
+    async def leave(self) -> None:
+        """Ends links, both ways, and watchers; reads and writes go on until `close`."""
+        self.left = True
         if self._tick is not None:
             self._tick.cancel()
             await asyncio.gather(self._tick, return_exceptions=True)
         await self._links.close()
         for watcher in self._watchers:
             watcher.close()
+        for signal in self.commit_signals:
+            signal.set()
+
+    async def close(self) -> None:
+        """Leaves, commits what is queued, and lets go of the store."""
+        await self.leave()
         await self._committer.close()
 
     # Reading: committed state only.

@@ -45,7 +45,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
         try:
             if peer not in group.peers:
                 raise WrongRegion(f"{peer!r} is no peer of {group.name} in {group.region}")
-            while True:
+            while not group.left:
                 while not answers.empty():
                     await context.write(answers.get_nowait())
                 for message in sender.poll(group.now_ms()):

@@ -242,6 +242,9 @@ class Host:
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._group is not None:
+            # Before the server: it would wait for links and feeds, which never end by themselves.
+            await self._group.leave()
         await self._server.stop(_DRAIN_SECONDS)
         if self._group is not None:
             await self._group.close()
