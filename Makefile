@@ -44,6 +44,7 @@ lint: $(READY) ## Style, types, layers, contracts, generated code
 	$(VENV)/bin/ruff format --check .
 	$(PY) -m mesh.contracts.generate --check
 	$(PY) -m mesh.contracts.table --check
+	$(PY) -m mesh.cli.reference --check
 	$(VENV)/bin/buf lint build/contracts.buf.binpb --config buf.yaml
 	$(MAKE) --no-print-directory breaking
 	$(VENV)/bin/mypy
@@ -58,6 +59,7 @@ e2e: $(READY) ## Real processes: Envoy, SQLite, ffmpeg
 generate: $(READY) ## Writes gen/ and the generated docs from proto/
 	$(PY) -m mesh.contracts.generate
 	$(PY) -m mesh.contracts.table
+	$(PY) -m mesh.cli.reference
 
 breaking: $(READY) ## Compares proto/ with the contracts of the last release
 	@$(PY) -m mesh.contracts.generate --check
