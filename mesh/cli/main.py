@@ -12,6 +12,7 @@ import typer
 from mesh.cli import channels, demo, devices, down, local, mesh, overview, status, up
 from mesh.cli.exits import Exit
 from mesh.cli.failures import explain
+from mesh.cli.terminal import printable
 
 # Typer brings a click of its own or uses the one that is installed, by its version.
 _USAGE_ERRORS: Any = next(
@@ -77,5 +78,5 @@ def run(arguments: Sequence[str]) -> int:
 
 
 def _fail(message: str, code: Exit) -> int:
-    print(f"isthmus: {message}", file=sys.stderr)
+    print(f"isthmus: {printable(message)}", file=sys.stderr)
     return code

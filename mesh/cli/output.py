@@ -13,6 +13,8 @@ from google.protobuf.message import Message
 from rich.console import Console
 from rich.table import Table
 
+from mesh.cli.terminal import printable
+
 _PIPE_WIDTH = 1000
 
 
@@ -42,7 +44,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: st
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(printable(cell, lines=False) for cell in row))
     _console().print(table if table.row_count else empty)
 
 
@@ -53,13 +55,17 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     table.add_column(overflow="fold")
     for name, value in fields:
         if value:
-            table.add_row(name, value)
+            table.add_row(name, printable(value))
     _console().print(table)
 
 
 def _console() -> Console:
-    """Folds lines to a terminal's width; in a pipe they stay whole, to be searched."""
-    return Console(highlight=False, width=None if sys.stdout.isatty() else _PIPE_WIDTH)
+    """Folds lines to a terminal's width; in a pipe they stay whole, to be searched.
+
+    Brackets and colons are what somebody wrote, not markup.
+    """
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(highlight=False, markup=False, emoji=False, width=width)
 
 
 def duration(span: timedelta) -> str:

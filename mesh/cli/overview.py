@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from mesh.cli.options import MESH, AsJson, MeshPath, Prefer
+from mesh.cli.terminal import printable
 
 if TYPE_CHECKING:
     from isthmus.overview.v1.overview_pb2 import ChannelView, Event, Overview, Update
@@ -136,7 +137,7 @@ def _tell(message: Any, as_json: bool) -> None:
             print(flush=True)
         case "update":
             for line in _changes(message.update):
-                print(line, flush=True)
+                print(printable(line, lines=False), flush=True)
         case "event":
             print(_sentence(message.event), flush=True)
 
@@ -154,4 +155,4 @@ def _sentence(event: Event) -> str:
 
     time = event.time.ToDatetime(tzinfo=UTC).astimezone().strftime("%H:%M:%S")
     kind = overview_pb2.EventKind.Name(event.kind).removeprefix("EVENT_KIND_")
-    return f"{time} {kind.lower().replace('_', ' ')}: {event.text}"
+    return printable(f"{time} {kind.lower().replace('_', ' ')}: {event.text}", lines=False)
