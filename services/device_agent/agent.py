@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 
 import structlog
@@ -13,6 +14,9 @@ from services.device_agent.encoder import Encoder, Job, Studio
 from services.device_agent.fences import Fences, Key
 
 _log = structlog.get_logger()
+
+# These become names of folders: no gateway, however it came to it, leads out of the output folder.
+_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
 class Agent:
@@ -44,6 +48,8 @@ class Agent:
 
     async def run(self, command: Run) -> None:
         """Encodes a channel, unless a higher assignment of it was heard."""
+        if not _is_sound(command):
+            return
         key = Key(command.epoch, command.region)
         if not self._fences.admit(command.channel_id, key):
             _log.info("an older assignment is not obeyed", channel=command.channel_id, key=key)
@@ -65,6 +71,8 @@ class Agent:
 
     async def fence(self, command: Fence) -> None:
         """Stops what runs below an assignment that names another device."""
+        if not _is_sound(command):
+            return
         key = Key(command.epoch, command.region)
         if not self._fences.admit(command.channel_id, key):
             return
@@ -82,3 +90,10 @@ class Agent:
         encoder = self._encoders.pop(channel_id)
         await encoder.stop()
         self._restarts_of_stopped += encoder.restarts
+
+
+def _is_sound(command: Run | Fence) -> bool:
+    sound = bool(_NAME.fullmatch(command.channel_id) and _NAME.fullmatch(command.region))
+    if not sound:
+        _log.error("not obeyed: a name is none", channel=command.channel_id, region=command.region)
+    return sound

@@ -62,7 +62,10 @@ class Picture:
 def locate(file: str, media_root: Path) -> Path:
     """The real path of a source file. Raises `SourceError` if it is not a file below the root."""
     root = media_root.resolve()
-    path = (root / file).resolve()
+    try:
+        path = (root / file).resolve()
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{file!r} names no file: {error}") from None
     if not path.is_relative_to(root):
         raise SourceError(f"{file!r} leads out of the media root")
     if not path.is_file():

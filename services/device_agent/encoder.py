@@ -122,7 +122,8 @@ class Encoder:
             try:
                 (channel / name).mkdir(parents=True, exist_ok=True)
                 error = await self._run(publisher, channel / name)
-            except (SourceError, OSError) as problem:
+            except (SourceError, OSError, ValueError) as problem:
+                # A value that the system takes for no name is a ValueError.
                 error = str(problem)
             failures = 0 if self._published >= 0 else failures + 1
             self.restarts += 1

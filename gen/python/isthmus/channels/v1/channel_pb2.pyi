@@ -160,7 +160,7 @@ class Source(_message.Message):
     file: _builtins.str
     """A path below the media root: no leading slash, no `..`."""
     url: _builtins.str
-    """A stream to pull."""
+    """A stream to pull. It may carry a stream key, so no log has it."""
     test_pattern: Global___TestPattern.ValueType
     def __init__(
         self,

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from isthmus.options.v1 import options_pb2 as isthmus_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fisthmus/devices/v1/device.proto\x12\x12isthmus.devices.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a isthmus/options/v1/options.proto\"\x8f\x04\n\x06\x44\x65vice\x12\x1b\n\tdevice_id\x18\x01 \x01(\tR\x08\x64\x65viceId\x12\x1e\n\x06region\x18\x02 \x01(\tB\x06\x82\xac\x19\x02\x08\x01R\x06region\x12\x1c\n\x05model\x18\x03 \x01(\tB\x06\x82\xac\x19\x02\x08\x01R\x05model\x12\"\n\x08\x63\x61pacity\x18\x04 \x01(\rB\x06\x82\xac\x19\x02\x08\x01R\x08\x63\x61pacity\x12\x34\n\x04\x64uty\x18\x05 \x01(\x0e\x32\x18.isthmus.devices.v1.DutyB\x06\x82\xac\x19\x02\x08\x01R\x04\x64uty\x12T\n\x07session\x18\x06 \x01(\x0b\x32\x1b.isthmus.devices.v1.SessionB\x1d\x82\xac\x19\x19\x08\x03\x1a\x05\x65poch\x1a\x0e\x63onnected_rankR\x07session\x12\x43\n\tencodings\x18\x07 \x01(\x0b\x32\x1d.isthmus.devices.v1.EncodingsB\x06\x82\xac\x19\x02\x08\x01R\tencodings\x12\x31\n\x10\x65ncoder_restarts\x18\x08 \x01(\x03\x42\x06\x82\xac\x19\x02\x08\x05R\x0f\x65ncoderRestarts\x12\x1e\n\x06labels\x18\t \x03(\tB\x06\x82\xac\x19\x02\x08\x07R\x06labels\x12\x46\n\x08location\x18\n \x01(\x0b\x32\".isthmus.devices.v1.DeviceLocationB\x06\x82\xac\x19\x02\x08\tR\x08location:\x1a\xfa\xab\x19\x16\n\x07\x64\x65vices\x12\tdevice_id \x01\"\xa3\x01\n\x07Session\x12\x14\n\x05\x65poch\x18\x01 \x01(\x04R\x05\x65poch\x12%\n\x0e\x63onnected_rank\x18\x02 \x01(\rR\rconnectedRank\x12%\n\x0egateway_region\x18\x03 \x01(\tR\rgatewayRegion\x12\x34\n\x07\x63hanged\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x63hanged\"G\n\tEncodings\x12:\n\tencodings\x18\x01 \x03(\x0b\x32\x1c.isthmus.devices.v1.EncodingR\tencodings\"\xa6\x02\n\x08\x45ncoding\x12\x1d\n\nchannel_id\x18\x01 \x01(\tR\tchannelId\x12\x14\n\x05\x65poch\x18\x02 \x01(\x04R\x05\x65poch\x12\x16\n\x06region\x18\x03 \x01(\tR\x06region\x12\x37\n\x05state\x18\x04 \x01(\x0e\x32!.isthmus.devices.v1.EncodingStateR\x05state\x12\x16\n\x06\x66rames\x18\x05 \x01(\x04R\x06\x66rames\x12\x14\n\x05speed\x18\x06 \x01(\x01R\x05speed\x12\x1a\n\x08segments\x18\x07 \x01(\x04R\x08segments\x12\x14\n\x05\x65rror\x18\x08 \x01(\tR\x05\x65rror\x12$\n\x0bgap_seconds\x18\t \x01(\x01H\x00R\ngapSeconds\x88\x01\x01\x42\x0e\n\x0c_gap_seconds\"H\n\x0e\x44\x65viceLocation\x12\x1a\n\x04site\x18\x01 \x01(\tB\x06\x82\xac\x19\x02\x08\x01R\x04site\x12\x1a\n\x04rack\x18\x02 \x01(\tB\x06\x82\xac\x19\x02\x08\x01R\x04rack*C\n\x04\x44uty\x12\x14\n\x10\x44UTY_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44UTY_ACTIVE\x10\x01\x12\x14\n\x10\x44UTY_MAINTENANCE\x10\x02*\xbc\x01\n\rEncodingState\x12\x1e\n\x1a\x45NCODING_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45NCODING_STATE_STARTING\x10\x01\x12\x19\n\x15\x45NCODING_STATE_ON_AIR\x10\x02\x12\x1d\n\x19\x45NCODING_STATE_RESTARTING\x10\x03\x12\x19\n\x15\x45NCODING_STATE_FENCED\x10\x04\x12\x19\n\x15\x45NCODING_STATE_FAILED\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fisthmus/devices/v1/device.proto\x12\x12isthmus.devices.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a isthmus/options/v1/options.proto\"\x8f\x04\n\x06\x44\x65vice\x12\x1b\n\tdevice_id\x18\x01 \x01(\tR\x08\x64\x65viceId\x12\x1e\n\x06region\x18\x02 \x01(\tB\x06\x82\xac\x19\x02\x08\x01R\x06region\x12\x1c\n\x05model\x18\x03 \x01(\tB\x06\x82\xac\x19\x02\x08\x01R\x05model\x12\"\n\x08\x63\x61pacity\x18\x04 \x01(\rB\x06\x82\xac\x19\x02\x08\x01R\x08\x63\x61pacity\x12\x34\n\x04\x64uty\x18\x05 \x01(\x0e\x32\x18.isthmus.devices.v1.DutyB\x06\x82\xac\x19\x02\x08\x01R\x04\x64uty\x12T\n\x07session\x18\x06 \x01(\x0b\x32\x1b.isthmus.devices.v1.SessionB\x1d\x82\xac\x19\x19\x08\x03\x1a\x05\x65poch\x1a\x0e\x63onnected_rankR\x07session\x12\x43\n\tencodings\x18\x07 \x01(\x0b\x32\x1d.isthmus.devices.v1.EncodingsB\x06\x82\xac\x19\x02\x08\x01R\tencodings\x12\x31\n\x10\x65ncoder_restarts\x18\x08 \x01(\x03\x42\x06\x82\xac\x19\x02\x08\x05R\x0f\x65ncoderRestarts\x12\x1e\n\x06labels\x18\t \x03(\tB\x06\x82\xac\x19\x02\x08\x07R\x06labels\x12\x46\n\x08location\x18\n \x01(\x0b\x32\".isthmus.devices.v1.DeviceLocationB\x06\x82\xac\x19\x02\x08\tR\x08location:\x1a\xfa\xab\x19\x16\n\x07\x64\x65vices\x12\tdevice_id \x01\"\xa3\x01\n\x07Session\x12\x14\n\x05\x65poch\x18\x01 \x01(\x04R\x05\x65poch\x12%\n\x0e\x63onnected_rank\x18\x02 \x01(\rR\rconnectedRank\x12%\n\x0egateway_region\x18\x03 \x01(\tR\rgatewayRegion\x12\x34\n\x07\x63hanged\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07\x63hanged\"R\n\tEncodings\x12\x45\n\tencodings\x18\x01 \x03(\x0b\x32\x1c.isthmus.devices.v1.EncodingB\t\xbaH\x06\x92\x01\x03\x10\x80\x01R\tencodings\"\xe5\x02\n\x08\x45ncoding\x12&\n\nchannel_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18?R\tchannelId\x12%\n\x05\x65poch\x18\x02 \x01(\x04\x42\x0f\xbaH\x0c\x32\n\x10\x80\x80\x80\x80\x80\x80\x80\x80@R\x05\x65poch\x12\x1f\n\x06region\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18 R\x06region\x12\x37\n\x05state\x18\x04 \x01(\x0e\x32!.isthmus.devices.v1.EncodingStateR\x05state\x12\x16\n\x06\x66rames\x18\x05 \x01(\x04R\x06\x66rames\x12\x1d\n\x05speed\x18\x06 \x01(\x01\x42\x07\xbaH\x04\x12\x02@\x01R\x05speed\x12\x1a\n\x08segments\x18\x07 \x01(\x04R\x08segments\x12\x1e\n\x05\x65rror\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x04R\x05\x65rror\x12-\n\x0bgap_seconds\x18\t \x01(\x01\x42\x07\xbaH\x04\x12\x02@\x01H\x00R\ngapSeconds\x88\x01\x01\x42\x0e\n\x0c_gap_seconds\"X\n\x0e\x44\x65viceLocation\x12\"\n\x04site\x18\x01 \x01(\tB\x0e\x82\xac\x19\x02\x08\x01\xbaH\x05r\x03\x18\x80\x01R\x04site\x12\"\n\x04rack\x18\x02 \x01(\tB\x0e\x82\xac\x19\x02\x08\x01\xbaH\x05r\x03\x18\x80\x01R\x04rack*C\n\x04\x44uty\x12\x14\n\x10\x44UTY_UNSPECIFIED\x10\x00\x12\x0f\n\x0b\x44UTY_ACTIVE\x10\x01\x12\x14\n\x10\x44UTY_MAINTENANCE\x10\x02*\xbc\x01\n\rEncodingState\x12\x1e\n\x1a\x45NCODING_STATE_UNSPECIFIED\x10\x00\x12\x1b\n\x17\x45NCODING_STATE_STARTING\x10\x01\x12\x19\n\x15\x45NCODING_STATE_ON_AIR\x10\x02\x12\x1d\n\x19\x45NCODING_STATE_RESTARTING\x10\x03\x12\x19\n\x15\x45NCODING_STATE_FENCED\x10\x04\x12\x19\n\x15\x45NCODING_STATE_FAILED\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -53,22 +53,36 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEVICE'].fields_by_name['location']._serialized_options = b'\202\254\031\002\010\t'
   _globals['_DEVICE']._loaded_options = None
   _globals['_DEVICE']._serialized_options = b'\372\253\031\026\n\007devices\022\tdevice_id \001'
+  _globals['_ENCODINGS'].fields_by_name['encodings']._loaded_options = None
+  _globals['_ENCODINGS'].fields_by_name['encodings']._serialized_options = b'\272H\006\222\001\003\020\200\001'
+  _globals['_ENCODING'].fields_by_name['channel_id']._loaded_options = None
+  _globals['_ENCODING'].fields_by_name['channel_id']._serialized_options = b'\272H\004r\002\030?'
+  _globals['_ENCODING'].fields_by_name['epoch']._loaded_options = None
+  _globals['_ENCODING'].fields_by_name['epoch']._serialized_options = b'\272H\0142\n\020\200\200\200\200\200\200\200\200@'
+  _globals['_ENCODING'].fields_by_name['region']._loaded_options = None
+  _globals['_ENCODING'].fields_by_name['region']._serialized_options = b'\272H\004r\002\030 '
+  _globals['_ENCODING'].fields_by_name['speed']._loaded_options = None
+  _globals['_ENCODING'].fields_by_name['speed']._serialized_options = b'\272H\004\022\002@\001'
+  _globals['_ENCODING'].fields_by_name['error']._loaded_options = None
+  _globals['_ENCODING'].fields_by_name['error']._serialized_options = b'\272H\005r\003\030\200\004'
+  _globals['_ENCODING'].fields_by_name['gap_seconds']._loaded_options = None
+  _globals['_ENCODING'].fields_by_name['gap_seconds']._serialized_options = b'\272H\004\022\002@\001'
   _globals['_DEVICELOCATION'].fields_by_name['site']._loaded_options = None
-  _globals['_DEVICELOCATION'].fields_by_name['site']._serialized_options = b'\202\254\031\002\010\001'
+  _globals['_DEVICELOCATION'].fields_by_name['site']._serialized_options = b'\202\254\031\002\010\001\272H\005r\003\030\200\001'
   _globals['_DEVICELOCATION'].fields_by_name['rack']._loaded_options = None
-  _globals['_DEVICELOCATION'].fields_by_name['rack']._serialized_options = b'\202\254\031\002\010\001'
-  _globals['_DUTY']._serialized_start=1262
-  _globals['_DUTY']._serialized_end=1329
-  _globals['_ENCODINGSTATE']._serialized_start=1332
-  _globals['_ENCODINGSTATE']._serialized_end=1520
+  _globals['_DEVICELOCATION'].fields_by_name['rack']._serialized_options = b'\202\254\031\002\010\001\272H\005r\003\030\200\001'
+  _globals['_DUTY']._serialized_start=1352
+  _globals['_DUTY']._serialized_end=1419
+  _globals['_ENCODINGSTATE']._serialized_start=1422
+  _globals['_ENCODINGSTATE']._serialized_end=1610
   _globals['_DEVICE']._serialized_start=123
   _globals['_DEVICE']._serialized_end=650
   _globals['_SESSION']._serialized_start=653
   _globals['_SESSION']._serialized_end=816
   _globals['_ENCODINGS']._serialized_start=818
-  _globals['_ENCODINGS']._serialized_end=889
-  _globals['_ENCODING']._serialized_start=892
-  _globals['_ENCODING']._serialized_end=1186
-  _globals['_DEVICELOCATION']._serialized_start=1188
-  _globals['_DEVICELOCATION']._serialized_end=1260
+  _globals['_ENCODINGS']._serialized_end=900
+  _globals['_ENCODING']._serialized_start=903
+  _globals['_ENCODING']._serialized_end=1260
+  _globals['_DEVICELOCATION']._serialized_start=1262
+  _globals['_DEVICELOCATION']._serialized_end=1350
 # @@protoc_insertion_point(module_scope)

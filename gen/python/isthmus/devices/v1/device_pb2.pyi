@@ -178,7 +178,9 @@ class Encodings(_message.Message):
 
     ENCODINGS_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def encodings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Encoding]: ...
+    def encodings(self) -> _containers.RepeatedCompositeFieldContainer[Global___Encoding]:
+        """As a device reports it; it has room for 64 at most, and hands some over."""
+
     def __init__(
         self,
         *,
