@@ -9,9 +9,11 @@ from pathlib import Path
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.route import v3 as route
+from envoy_data_plane.envoy.extensions.filters.http.buffer import v3 as buffer
 from envoy_data_plane.envoy.extensions.filters.http.health_check import v3 as health_check
 from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit import v3 as ratelimit
 from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
+from envoy_data_plane.envoy.extensions.filters.network.connection_limit import v3 as connections
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
@@ -35,6 +37,10 @@ _MAX_CONNECTION = timedelta(minutes=30)
 # Nothing legitimate retries enrolment faster than this; a guesser of tokens gets nowhere.
 _ENROLMENTS_PER_SECOND = 20
 _ENROLMENT_BURST = 100
+# Who enrols has proved nothing yet: a token and a signing request are a few hundred bytes.
+_ENROLMENT_BYTES = 64 * 1024
+_ENROLMENT_CONNECTIONS = 256
+_ENROLMENT_IDLE = timedelta(seconds=10)
 
 
 def inbound(
@@ -69,9 +75,13 @@ def edge(
 def enrolment(
     address: Address, place: Place, sds: Path, routes: route.RouteConfiguration
 ) -> listener.Listener:
-    """Server-authenticated TLS alone, rate-limited; no identity is passed on."""
-    manager = _manager(place, ENROLMENT, routes, [_rate_limit()], ())
-    return _tcp(ENROLMENT, address, place, sds, manager, client_certificate=False)
+    """Server-authenticated TLS alone, limited in all respects; no identity is passed on."""
+    manager = _manager(place, ENROLMENT, routes, [_rate_limit(), _small_requests()], ())
+    if manager.common_http_protocol_options is not None:
+        manager.common_http_protocol_options.idle_timeout = _ENROLMENT_IDLE
+    found = _tcp(ENROLMENT, address, place, sds, manager, client_certificate=False)
+    found.filter_chains[0].filters.insert(0, _few_connections())
+    return found
 
 
 def egress(
@@ -181,6 +191,20 @@ def _health_check() -> hcm.HttpFilter:
         ],
     )
     return hcm.HttpFilter(name="envoy.filters.http.health_check", typed_config=Packed(config))
+
+
+def _few_connections() -> listener.Filter:
+    config = connections.ConnectionLimit(
+        stat_prefix=ENROLMENT, max_connections=_ENROLMENT_CONNECTIONS
+    )
+    return listener.Filter(
+        name="envoy.filters.network.connection_limit", typed_config=Packed(config)
+    )
+
+
+def _small_requests() -> hcm.HttpFilter:
+    config = buffer.Buffer(max_request_bytes=_ENROLMENT_BYTES)
+    return hcm.HttpFilter(name="envoy.filters.http.buffer", typed_config=Packed(config))
 
 
 def _rate_limit() -> hcm.HttpFilter:

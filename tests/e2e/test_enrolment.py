@@ -163,6 +163,9 @@ async def test_the_enrolment_listener_takes_enrolments_alone_and_not_too_many(
         guess = authority_pb2.EnrolRequest(signing_request=request)
         guess.join_token = "isthmus1.a.guess"  # noqa: S105  a guess
         enrols = authority_pb2_grpc.EnrolmentServiceStub(channel)
+        # The sidecar answers: the service never sees so much from somebody unknown.
+        huge = authority_pb2.EnrolRequest(join_token="x" * 200_000, signing_request=request)
+        assert await _code(enrols.Enrol(huge)) is grpc.StatusCode.UNKNOWN
         codes = {await _code(enrols.Enrol(guess)) for _ in range(5)}
         assert codes == {grpc.StatusCode.UNAUTHENTICATED}
         many = await asyncio.gather(*(_code(enrols.Enrol(guess)) for _ in range(300)))

@@ -51,7 +51,7 @@ def listener(region: str, workload: str, name: str) -> dict[str, Any]:
 
 
 def manager(region: str, workload: str, name: str) -> dict[str, Any]:
-    return listener(region, workload, name)["filter_chains"][0]["filters"][0]["typed_config"]
+    return listener(region, workload, name)["filter_chains"][0]["filters"][-1]["typed_config"]
 
 
 def hosts(region: str, workload: str, name: str) -> list[dict[str, Any]]:
@@ -252,6 +252,12 @@ def test_enrolment_is_one_rate_limited_route_in_the_authority_alone() -> None:
     assert http.get("forward_client_cert_details", "SANITIZE") == "SANITIZE"
     assert "envoy.filters.http.local_ratelimit" in [f["name"] for f in http["http_filters"]]
     forwarded = [r["match"] for r in routes("eu", "authority", "enrolment") if "route" in r]
+    # Whoever can reach the port can send: little, not for long, and not from everywhere at once.
+    buffer = next(f for f in http["http_filters"] if f["name"] == "envoy.filters.http.buffer")
+    assert buffer["typed_config"]["max_request_bytes"] == 64 * 1024
+    assert http["common_http_protocol_options"]["idle_timeout"] == "10s"
+    first = listener("eu", "authority", "enrolment")["filter_chains"][0]["filters"][0]
+    assert first["typed_config"]["max_connections"] == 256
     assert forwarded == [{"path": "/isthmus.mesh.v1.EnrolmentService/Enrol"}]
 
 
@@ -319,7 +325,7 @@ def test_tracing_is_there_only_with_a_collector() -> None:
         assert clusters["collector"]["type"] == "STRICT_DNS"
         for found in document["static_resources"]["listeners"]:
             if found["name"] in names:
-                http = found["filter_chains"][0]["filters"][0]["typed_config"]
+                http = found["filter_chains"][0]["filters"][-1]["typed_config"]
                 assert http["tracing"]["provider"]["name"] == "envoy.tracers.opentelemetry"
 
 
