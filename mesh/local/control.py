@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import struct
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -95,6 +97,19 @@ class ControlServer:
             return {"ok": False, "kind": LocalError.__name__, "error": text}
 
 
+def _require_own(writer: asyncio.StreamWriter, path: Path) -> None:
+    """Raises `NotUp` if another user listens there, as one can who made the folder first."""
+    credentials = writer.get_extra_info("socket").getsockopt(
+        socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")
+    )
+    _, user, _ = struct.unpack("3i", credentials)
+    if user != os.getuid():
+        raise NotUp(
+            f"{path} belongs to user {user}, not to you: run this as the user whose mesh it is, "
+            "or remove its folder"
+        )
+
+
 class ControlClient:
     """Asks the supervisor behind a control socket."""
 
@@ -109,6 +124,7 @@ class ControlClient:
                     str(self.path), limit=_LINE_LIMIT
                 )
                 try:
+                    _require_own(writer, self.path)
                     writer.write(json.dumps({"do": do, **arguments}).encode() + b"\n")
                     await writer.drain()
                     line = await reader.readline()

@@ -24,7 +24,7 @@ _TYPES = {
 }
 _IDLE = 30.0
 _CHUNK = 1 << 16
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})")
 
 
 class Origin:

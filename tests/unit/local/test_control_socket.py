@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -48,6 +49,16 @@ async def control(wan: Wan) -> AsyncIterator[ControlClient]:
 
 async def test_answers(control: ControlClient) -> None:
     assert await control.ask("echo", region="eu", n=1) == {"region": "eu", "n": 1}
+
+
+async def test_a_socket_of_another_user_is_not_believed(
+    control: ControlClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While no mesh is up, anybody may have made the folder in /tmp."""
+    own = os.getuid()
+    monkeypatch.setattr(os, "getuid", lambda: own + 1)
+    with pytest.raises(NotUp, match=f"belongs to user {own}"):
+        await control.ask("echo")
 
 
 async def test_a_handler_that_breaks_says_why(control: ControlClient) -> None:

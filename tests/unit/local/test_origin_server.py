@@ -107,3 +107,16 @@ async def test_what_is_no_http_ends_the_connection(origin: Address) -> None:
         pass  # the server closed with bytes of ours unread
     assert received == b""
     writer.close()
+
+
+async def test_a_number_beyond_all_reason_is_no_range(
+    origin: Address, caplog: pytest.LogCaptureFixture
+) -> None:
+    digits = "9" * 5000  # more than Python reads
+    replies = await ask(
+        origin,
+        get("/news/a1/7.ts", f"Range: bytes={digits}-"),
+        get("/news/a1/7.ts", f"Range: bytes=-{digits}"),
+    )
+    assert [status for status, _, _ in replies] == [200, 200]
+    assert not caplog.records
