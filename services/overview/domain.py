@@ -256,6 +256,8 @@ class Board:
     def _conflicts_in_encodings(self, device: Device, now_ms: int) -> Iterator[api.Event]:
         """A losing decision is nowhere to be read, but what obeys it is."""
         for encoding in device.encodings.encodings:
+            if encoding.channel_id not in self._channels and "channels" not in self._missing:
+                continue  # nothing that devices make up is remembered
             conflict = self._notes_conflict(encoding.channel_id, encoding.epoch, encoding.region)
             if conflict and self.ready:
                 yield _event(

@@ -133,6 +133,16 @@ def test_a_takeover() -> None:
     assert [r.device_id for r in made.overview(NOW).channels[0].encodings] == ["eu-1", "eu-2"]
 
 
+def test_channels_that_only_a_device_knows_are_not_remembered() -> None:
+    """Else a device that reports a new one each time fills the memory."""
+    made = board(channel("eu-1"), device("eu-1", epoch=1))
+    made_up = [Encoding(channel_id=f"x{n}", epoch=1, region="eu") for n in range(100)]
+    liar = device("eu-1", epoch=1)
+    liar.encodings.encodings.extend(made_up)
+    now(made, liar)
+    assert set(made._deciders) == {"news"}
+
+
 def test_a_new_standby_is_no_event() -> None:
     made = board(channel("eu-1"), device("eu-1", epoch=1))
     assert now(made, channel("eu-1", 2, standby_device_id="eu-2")) == []
