@@ -1,7 +1,9 @@
 """Mutual TLS: who a sidecar is, and whom it accepts.
 
-Certificates come from files by SDS. The folder is watched both by the subscription and by the
-secret itself, since only the second one notices that `..data` was swapped.
+The leaf comes from files by SDS. The folder is watched both by the subscription and by the secret
+itself, since only the second one notices that `..data` was swapped. The roots are read at the
+start: each watch takes an inotify instance, of which Linux gives a user 128 in all, and an Envoy
+that gets none aborts.
 """
 
 from __future__ import annotations
@@ -18,7 +20,6 @@ from mesh.identity import folder
 from mesh.identity.spiffe import WorkloadId
 
 LEAF = "leaf"
-TRUST = "trust"
 _TLS_1_3 = tls.TlsParametersTlsProtocol.TLSv1_3
 
 
@@ -38,13 +39,7 @@ def secrets(identity: Path) -> dict[str, str]:
             watched_directory=watched,
         ),
     )
-    trust = tls.Secret(
-        name=TRUST,
-        validation_context=tls.CertificateValidationContext(
-            trusted_ca=_file(identity / folder.TRUST), watched_directory=watched
-        ),
-    )
-    return {secret_file(secret.name): _resource(secret) for secret in (leaf, trust)}
+    return {secret_file(LEAF): _resource(leaf)}
 
 
 def downstream(sds: Path, identity: Path, *, client_certificate: bool) -> core.TransportSocket:
@@ -79,19 +74,18 @@ def _common(
     )
     if not trust:
         return context
-    if peer is None:
-        context.validation_context_sds_secret_config = _sds(TRUST, sds, identity)
-        return context
-    context.combined_validation_context = tls.CommonTlsContextCombinedCertificateValidationContext(
-        default_validation_context=tls.CertificateValidationContext(
-            match_typed_subject_alt_names=[
-                tls.SubjectAltNameMatcher(
-                    san_type=tls.SubjectAltNameMatcherSanType.URI,
-                    matcher=matcher.StringMatcher(exact=peer.uri),
-                )
-            ]
-        ),
-        validation_context_sds_secret_config=_sds(TRUST, sds, identity),
+    expected = (
+        []
+        if peer is None
+        else [
+            tls.SubjectAltNameMatcher(
+                san_type=tls.SubjectAltNameMatcherSanType.URI,
+                matcher=matcher.StringMatcher(exact=peer.uri),
+            )
+        ]
+    )
+    context.validation_context = tls.CertificateValidationContext(
+        trusted_ca=_file(identity / folder.TRUST), match_typed_subject_alt_names=expected
     )
     return context
 

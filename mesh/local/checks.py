@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import shutil
@@ -17,6 +18,9 @@ from mesh.topology import Address, Topology
 DISK_NEEDED = 512 << 20
 """Bytes: journals, logs and the segments of a few channels."""
 
+WATCHES_PER_SIDECAR = 2
+"""inotify instances: Envoy takes two for a certificate that rotates."""
+
 
 def check_machine(layout: Layout, disk_needed: int = DISK_NEEDED) -> None:
     """Raises `NotReady` naming the first thing that is missing and what to do."""
@@ -24,6 +28,32 @@ def check_machine(layout: Layout, disk_needed: int = DISK_NEEDED) -> None:
     layout.check_socket_paths()
     check_disk(layout.state, disk_needed)
     check_ports(layout.topology)
+    topology = layout.topology
+    check_watches(WATCHES_PER_SIDECAR * len(topology.regions) * (len(topology.workloads) + 1))
+
+
+def check_watches(needed: int) -> None:
+    """Raises `NotReady` unless this user may have `needed` more inotify instances.
+
+    They are taken and given back, as no file says how many are in use. An Envoy that gets none
+    aborts without a word.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    taken: list[int] = []
+    try:
+        for _ in range(needed):
+            descriptor = libc.inotify_init1(os.O_CLOEXEC)
+            if descriptor < 0:
+                reason = os.strerror(ctypes.get_errno())
+                raise NotReady(
+                    f"the sidecars need {needed} inotify instances, and this user gets only "
+                    f"{len(taken)} more ({reason}): stop another mesh, or run "
+                    "`sudo sysctl fs.inotify.max_user_instances=512`"
+                )
+            taken.append(descriptor)
+    finally:
+        for descriptor in taken:
+            os.close(descriptor)
 
 
 def check_disk(folder: Path, needed: int) -> None:

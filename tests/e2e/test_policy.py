@@ -127,22 +127,23 @@ async def test_without_a_certificate_no_listener_answers(running_mesh: RunningMe
 # Runs as root and gives its rights up, since another user may not read this interpreter's files.
 _AS_NOBODY = """
 import json, os, socket, sys
-paths = json.loads(sys.stdin.read())
+sockets, files = json.loads(sys.stdin.read())
 os.setgroups([])
 os.setgid(65534)
 os.setuid(65534)
 open_to_me = []
-for path in paths:
+for path in sockets:
     try:
         with socket.socket(socket.AF_UNIX) as s:
             s.connect(path)
         open_to_me.append(path)
     except PermissionError:
         pass
+for path in files:
     try:
         with open(path, "rb"):
             open_to_me.append(path)
-    except OSError:
+    except PermissionError:
         pass
 print(json.dumps(open_to_me))
 """
@@ -157,7 +158,7 @@ def test_no_socket_key_or_journal_is_open_to_another_user(running_mesh: RunningM
     assert any(name.endswith("tls.key") for name in files)
     done = subprocess.run(
         [sys.executable, "-c", _AS_NOBODY],
-        input=json.dumps(sockets + files),
+        input=json.dumps([sockets, files]),
         capture_output=True,
         text=True,
         check=False,

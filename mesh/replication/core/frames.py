@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
 
@@ -24,6 +25,7 @@ from mesh.replication.core.clocks import (
 )
 from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityState
 from mesh.replication.core.errors import ChainBroken, FormatUnknown
+from mesh.replication.core.wire import numbers
 
 FORMAT = 1
 FORMATS = (FORMAT,)
@@ -40,6 +42,8 @@ MAX_WRITE = 3 << 20
 """What fits a gRPC message with room to spare."""
 
 _TOO_LARGE = 1 << 62
+_LARGEST_FIELD = (1 << 29) - 1  # Protobuf's own limits, here and below
+_DEEPEST = 64
 
 
 class Frame:
@@ -157,6 +161,9 @@ def parse(body: bytes, hash: bytes) -> Frame:
     for number in set(message.cell_rules):
         if number not in cells.RULES:
             raise FormatUnknown(f"{where} uses merge rule {number}, unknown to this version")
+    for path in set(message.cell_paths):
+        if not _is_path(path):
+            raise ChainBroken(f"{where} is damaged: it names a field that cannot be")
     kinds = list(message.kinds)
     if not set(kinds) <= {UPSERT, DELETE}:
         raise FormatUnknown(f"{where} holds a kind of change that this version does not know")
@@ -178,6 +185,16 @@ def parse(body: bytes, hash: bytes) -> Frame:
         vector_from_proto(message.dependencies),
         message.contract_digest,
     )
+
+
+@lru_cache(maxsize=4096)
+def _is_path(path: bytes) -> bool:
+    """Whether a path can be rendered: once stored, one that cannot would stop every reader."""
+    try:
+        found = numbers(path)
+    except ChainBroken:
+        return False
+    return 0 < len(found) <= _DEEPEST and all(0 < number <= _LARGEST_FIELD for number in found)
 
 
 def _changes(message: frame_pb2.FrameBody, origin: Origin) -> list[Change]:

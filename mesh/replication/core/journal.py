@@ -9,7 +9,7 @@ writes before them that are not stored yet.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -24,7 +24,13 @@ from mesh.replication.core.clocks import (
 )
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import Change, EntityKey, EntityState, from_change, join
-from mesh.replication.core.errors import ChainBroken, ClockAhead, HistoryTruncated, RestoredBackup
+from mesh.replication.core.errors import (
+    ChainBroken,
+    ClockAhead,
+    HistoryTruncated,
+    RestoredBackup,
+    WrongRegion,
+)
 from mesh.replication.core.frames import (
     GENESIS,
     MAX_BYTES,
@@ -172,14 +178,20 @@ class Journal:
 
     # Frames from elsewhere.
 
-    def receive(self, body: bytes, hash: bytes, now_ms: int) -> tuple[Frame, bool]:
+    def receive(
+        self, body: bytes, hash: bytes, now_ms: int, regions: Container[str] | None = None
+    ) -> tuple[Frame, bool]:
         """Takes a frame from a peer. Returns it, and whether it is new here.
 
-        Raises `ChainBroken`, `HistoryTruncated` (a gap before it), `FormatUnknown`,
+        `regions` are those whose frames the peer may send, if not all. Raises `WrongRegion`, `ChainBroken`, `HistoryTruncated` (a gap before it), `FormatUnknown`,
         `ClockAhead`, and `RestoredBackup` if it is this very origin's; it is not kept then.
         """
         frame = parse(body, hash)
         origin = frame.origin
+        if regions is not None and origin.region not in regions:
+            raise WrongRegion(
+                f"it sent changes of {origin.region!r}, which nobody had asked it for"
+            )
         known = self._received.get(origin, 0)
         if frame.last <= known:
             return frame, False

@@ -115,6 +115,8 @@ class Receiver:
         self._owed: deque[tuple[Origin, int, int, int]] = deque()
         self._acknowledged: Vector = {}
         self._wanted: frozenset[str] = frozenset()
+        # All that was ever wanted on this stream: frames may be under way when it changes.
+        self._asked: frozenset[str] = frozenset()
 
     @property
     def greeted(self) -> bool:
@@ -123,7 +125,7 @@ class Receiver:
 
     def open(self, regions: Iterable[str]) -> list[link_pb2.FollowRequest]:
         """The first messages: who asks, what it wants, how much it can take."""
-        self._wanted = frozenset(regions)
+        self._wanted = self._asked = frozenset(regions)
         return [
             link_pb2.FollowRequest(hello=hello(self._journal, self._group, self._wanted)),
             _credit(WINDOW_BYTES, WINDOW_CHANGES),
@@ -139,6 +141,7 @@ class Receiver:
             return []
         more = wanted - self._wanted
         self._wanted = wanted
+        self._asked |= wanted
         messages = [link_pb2.FollowRequest(want=link_pb2.Want(regions=sorted(wanted)))]
         if more:
             messages.append(_credit(WINDOW_BYTES, WINDOW_CHANGES))
@@ -168,7 +171,7 @@ class Receiver:
         return []
 
     def _frame(self, message: frame_pb2.Frame, now_ms: int) -> None:
-        frame, _ = self._journal.receive(message.body, message.hash, now_ms)
+        frame, _ = self._journal.receive(message.body, message.hash, now_ms, self._asked)
         size, changes = len(frame.body), len(frame.changes)
         self._owed.append((frame.origin, frame.last, size, changes))
 

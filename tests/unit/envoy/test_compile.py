@@ -393,14 +393,14 @@ def test_render_is_validated_by_envoy_and_reproducible(tmp_path: Path) -> None:
     assert [f.name for f in first] == list(EVERYONE)
     for before, after in zip(first, second, strict=True):
         names = sorted(p.name for p in before.iterdir())
-        assert names == ["bootstrap.json", "leaf.sds.json", "trust.sds.json"]
+        assert names == ["bootstrap.json", "leaf.sds.json"]
         for name in names:
             assert (before / name).read_bytes() == (after / name).read_bytes()
 
 
 def _verified(context: dict[str, Any]) -> str:
-    validation = context["common_tls_context"]["combined_validation_context"]
-    (match,) = validation["default_validation_context"]["match_typed_subject_alt_names"]
+    validation = context["common_tls_context"]["validation_context"]
+    (match,) = validation["match_typed_subject_alt_names"]
     assert match["san_type"] == "URI"
     exact: str = match["matcher"]["exact"]
     return exact

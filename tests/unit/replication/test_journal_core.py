@@ -74,6 +74,11 @@ def test_a_frame_out_of_the_chain_is_refused(pair: tuple[Region, Region]) -> Non
         ({"first_sequence": 0}, errors.ChainBroken),
         ({"actors": [77]}, errors.ChainBroken),
         ({"cell_deltas": [b"x", b"\xff"]}, errors.ChainBroken),
+        ({"cell_paths": [b"", b"\x12"]}, errors.ChainBroken),
+        ({"cell_paths": [b"\x80", b"\x12"]}, errors.ChainBroken),
+        ({"cell_paths": [b"\x00", b"\x12"]}, errors.ChainBroken),
+        ({"cell_paths": [b"\x80\x80\x80\x80\x02", b"\x12"]}, errors.ChainBroken),
+        ({"cell_paths": [b"\x01" * 65, b"\x12"]}, errors.ChainBroken),
         ({"clocks": [(1_000_000 + 6 * 60_000) << 16]}, errors.ClockAhead),
     ],
 )
@@ -257,6 +262,29 @@ def test_a_peers_error_is_raised_as_it_was_meant(pair: tuple[Region, Region]) ->
     receiver = Receiver(us.journal, "channels", "eu", PeerView())
     with pytest.raises(errors.WrongGroup, match="eu says: other"):
         receiver.on_message(error_message(errors.WrongGroup("other")), 1_000_000)
+
+
+def test_a_peer_speaks_for_the_regions_that_it_was_asked_about(
+    pair: tuple[Region, Region],
+) -> None:
+    """Else one region could write in the name of another that is well."""
+    eu, _ = pair
+    first = eu.log.frames[0]
+    frame = link_pb2.FollowResponse(frame=frame_pb2.Frame(body=first.body, hash=first.hash))
+    us = Region("us", ["ap", "eu"])
+    receiver = Receiver(us.journal, "channels", "ap", PeerView())
+    receiver.open(["ap", "us"])
+    ap = Region("ap", ["eu", "us"])
+    greeting = link_pb2.FollowResponse(hello=hello(ap.journal, "channels"))
+    receiver.on_message(greeting, 1_000_000)
+    with pytest.raises(errors.WrongRegion, match="changes of 'eu'"):
+        receiver.on_message(frame, 1_000_000)
+    assert not us.journal.waiting
+    # Lost, it is wanted from whoever has it; what is under way when it returns is still taken.
+    receiver.want(["ap", "us", "eu"])
+    receiver.want(["ap", "us"])
+    receiver.on_message(frame, 1_000_000)
+    assert us.journal.waiting
 
 
 def test_a_sender_stays_within_its_credit(pair: tuple[Region, Region]) -> None:
