@@ -183,8 +183,9 @@ class Journal:
     ) -> tuple[Frame, bool]:
         """Takes a frame from a peer. Returns it, and whether it is new here.
 
-        `regions` are those whose frames the peer may send, if not all. Raises `WrongRegion`, `ChainBroken`, `HistoryTruncated` (a gap before it), `FormatUnknown`,
-        `ClockAhead`, and `RestoredBackup` if it is this very origin's; it is not kept then.
+        `regions` are those whose frames the peer may send, if not all. Raises `WrongRegion`,
+        `ChainBroken`, `HistoryTruncated` (a gap before it), `FormatUnknown`, `ClockAhead`, and
+        `RestoredBackup` if it is this very origin's; it is not kept then.
         """
         frame = parse(body, hash)
         origin = frame.origin
