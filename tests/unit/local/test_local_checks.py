@@ -96,7 +96,7 @@ def test_a_disk_that_takes_no_more_is_noticed(tmp_path: Path) -> None:
     script = (
         "import signal\n"
         "from pathlib import Path\n"
-        "from mesh.local.checks import check_disk\n", check_watches
+        "from mesh.local.checks import check_disk\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         f"check_disk(Path({str(tmp_path)!r}), 0)\n"
     )
@@ -190,7 +190,7 @@ def test_claimed_blocks_differ() -> None:
 
 
 def test_too_few_inotify_instances_are_found_before_envoy_aborts() -> None:
-    check_watches(1)
+    checks.check_watches(1)
     with pytest.raises(NotReady, match=r"need 100000 inotify instances.*max_user_instances"):
-        check_watches(100_000)
-    check_watches(1)
+        checks.check_watches(100_000)
+    checks.check_watches(1)
