@@ -14,6 +14,8 @@ from mesh.place import EDGE
 PORTS_PER_REGION = 100
 _WAN_OFFSET = 20
 _WAN_STRIDE = 10
+_KINDS = ("device", "operator")
+"""No region's name: `x.device.<trust domain>` is what certificates call device x."""
 _NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
 
@@ -181,6 +183,8 @@ class _Reader:
                     f"{where}.base_port", f"write a number from 1024 to {65535 - PORTS_PER_REGION}"
                 )
             region = Region(name, self._text(entry.get("host"), f"{where}.host"), port)
+            if name in _KINDS:
+                raise self._error(f"{where}.name", f"{name!r} is taken: use another name")
             for other in regions:
                 if other.name == name:
                     raise self._error(f"{where}.name", f"{name!r} is there twice")

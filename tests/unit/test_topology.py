@@ -62,6 +62,7 @@ def test_the_projects_own_topology_is_read() -> None:
     ("old", "new", "says"),
     [
         ("version: 1", "version: 2", "version: 1"),
+        ("name: us", "name: device", "'device' is taken"),
         ("base_port: 21100", "base_port: 21050", "overlaps eu"),
         ("base_port: 21100", "base_port: 80", "from 1024"),
         ("name: us", "name: eu", "twice"),
