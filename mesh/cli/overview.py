@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from isthmus.overview.v1.overview_pb2 import ChannelView, Event, Overview, Update
 
 
+_PAUSE = 0.5
+"""Seconds before a watch that ended is opened again."""
+
+
 def overview(
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Then print what happens, until Ctrl-C.")
@@ -101,16 +105,20 @@ def state_name(view: ChannelView) -> str:
 
 async def _watch(mesh: Path, region: str, as_json: bool) -> None:
     """Follows the picture. A stream that ends is opened again, at another edge if need be."""
+    import asyncio
+
     import grpc
     from isthmus.overview.v1.overview_pb2 import WatchOverviewRequest
     from isthmus.overview.v1.overview_pb2_grpc import OverviewServiceStub
 
     from mesh.cli.session import session
 
-    again = (
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.DEADLINE_EXCEEDED,  # the stream's maximum age
+    # All else passes: a proxy's reset of a stream under way arrives as INTERNAL.
+    final = (
+        grpc.StatusCode.PERMISSION_DENIED,
+        grpc.StatusCode.UNAUTHENTICATED,
+        grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.INVALID_ARGUMENT,
     )
     async with session(mesh, region) as opened:
         while True:
@@ -121,8 +129,9 @@ async def _watch(mesh: Path, region: str, as_json: bool) -> None:
                     ):
                         _tell(message, as_json)
                 except grpc.aio.AioRpcError as error:
-                    if error.code() not in again:
+                    if error.code() in final:
                         raise
+            await asyncio.sleep(_PAUSE)
 
 
 def _tell(message: Any, as_json: bool) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import http.client
+import ssl
 import uuid
 from typing import Any
 
@@ -93,3 +95,34 @@ def _client_traces(spans: list[ReceivedSpan]) -> set[str]:
 def test_metrics_arrive_over_otlp_too(running_mesh: RunningMesh) -> None:
     expected = {"isthmus_certificate_expiry_timestamp", "isthmus_replication_link_lag"}
     running_mesh.collector.wait_for(lambda _: expected <= running_mesh.collector.metric_names)
+
+
+def test_an_operator_reads_a_workloads_metrics_through_the_edge(running_mesh: RunningMesh) -> None:
+    layout = running_mesh.layout
+    context = ssl.create_default_context(cafile=str(layout.operator / "trust.crt"))
+    context.load_cert_chain(layout.operator / "tls.crt", layout.operator / "tls.key")
+    address = layout.topology.edge("eu")
+    connection = http.client.HTTPSConnection(
+        address.host, address.port, context=context, timeout=10
+    )
+    connection.request("GET", "/metrics/channels")
+    response = connection.getresponse()
+    page = response.read().decode()
+    connection.close()
+    assert response.status == 200
+    for name in (
+        "isthmus_certificate_expiry_timestamp_seconds",
+        "isthmus_replication_link_lag_seconds",
+        "isthmus_replication_link_lag_changes",
+        "isthmus_rpc_server_duration_seconds_count",
+    ):
+        assert f"\n{name}{{" in page, name
+    device = layout.state / "devices" / "encoder-eu-1" / "identity"
+    context = ssl.create_default_context(cafile=str(device / "trust.crt"))
+    context.load_cert_chain(device / "tls.crt", device / "tls.key")
+    connection = http.client.HTTPSConnection(
+        address.host, address.port, context=context, timeout=10
+    )
+    connection.request("GET", "/metrics/channels")
+    assert connection.getresponse().status == 403
+    connection.close()
