@@ -186,8 +186,10 @@ async def another_adopts(story: Story) -> str:
     That is the channel's home, or the region that was cut off, if it adopted the channel meanwhile:
     a decision, once made, stays.
     """
+    # The two sides' decisions may still be on their way: a region that has only just won encodes
+    # nothing yet, and its death would take no picture away.
+    story.lost = (await _settled(story)).channel.assignment.region
     live = await fetch(story.url)
-    story.lost = (await _view(story, story.home)).channel.assignment.region
     watcher = next(name for name in story.stage.regions if name != story.lost)
     await story.stage.control.ask("region-kill", region=story.lost)
 
@@ -304,6 +306,27 @@ async def _view(story: Story, region: str) -> ChannelView:
         return await story.stage.channel(region, story.channel_id)
 
     view, _ = await until(look, _PATIENCE, f"{region}'s overview has the channel")
+    return view
+
+
+async def _settled(story: Story) -> ChannelView:
+    """The channel once all regions see it on air on one encoder, in the region that decided."""
+    homes = {device.device_id: device.region for device in story.stage.topology.devices}
+
+    async def look() -> ChannelView | None:
+        views = await asyncio.gather(
+            *(story.stage.channel(region, story.channel_id) for region in story.stage.regions)
+        )
+        seen = [view for view in views if view is not None]
+        if len(seen) < len(views) or any(v.state != CHANNEL_STATE_ON_AIR for v in seen):
+            return None
+        decided = seen[0].channel.assignment
+        agreed = all(view.channel.assignment == decided for view in seen)
+        running = {encoding.device_id for view in seen for encoding in view.encodings}
+        whole = running == {decided.device_id} and homes[decided.device_id] == decided.region
+        return seen[0] if agreed and whole else None
+
+    view, _ = await until(look, _PATIENCE, "all regions see the channel on one encoder")
     return view
 
 
