@@ -134,7 +134,7 @@ async def standby_takes_over(story: Story) -> str:
 
 
 async def both_sides_write(story: Story) -> str:
-    """One region is cut off; both sides go on accepting writes to the same channel."""
+    """One region is cut off; both sides accept writes to the same channel, and both encode it."""
     await story.stage.control.ask("wan-cut", region=story.remote)
 
     async def alone() -> bool:
@@ -161,7 +161,19 @@ async def both_sides_write(story: Story) -> str:
     near, far = await asyncio.gather(_read(story, story.home), _read(story, story.remote))
     if near.title == far.title or near.profile.video_kbps == 350:
         raise NotHeld("a write crossed the cut")
-    return f"{story.remote} cut off; both sides accepted their writes in {took * 1000:.0f} ms"
+
+    async def island_encodes() -> str | None:
+        view = await story.stage.channel(story.remote, story.channel_id)
+        if view is None or view.channel.assignment.region != story.remote:
+            return None
+        running = [e.device_id for e in view.encodings if e.gateway_region == story.remote]
+        return running[0] if view.state == CHANNEL_STATE_ON_AIR and running else None
+
+    device, _ = await until(island_encodes, _PATIENCE, f"{story.remote} encodes it too")
+    return (
+        f"{story.remote} cut off; both sides accepted their writes in {took * 1000:.0f} ms; "
+        f"{device} encodes there too"
+    )
 
 
 async def heal_converges(story: Story) -> str:
@@ -183,11 +195,10 @@ async def heal_converges(story: Story) -> str:
 async def another_adopts(story: Story) -> str:
     """The region that runs the channel dies; another adopts the channel, and it is on air again.
 
-    That is the channel's home, or the region that was cut off, if it adopted the channel meanwhile:
-    a decision, once made, stays.
+    Both sides of the cut had decided alone; which of them has the channel now, the higher decision
+    says.
     """
-    # The two sides' decisions may still be on their way: a region that has only just won encodes
-    # nothing yet, and its death would take no picture away.
+    # The losing side's encoder may still be stopping.
     story.lost = (await _settled(story)).channel.assignment.region
     live = await fetch(story.url)
     watcher = next(name for name in story.stage.regions if name != story.lost)
