@@ -125,6 +125,13 @@ def statuses(lines: Sequence[Mapping[str, Any]]) -> list[str]:
     return [line["status"] for line in lines if line["event"] == "call"]
 
 
+async def logged(lines: Sequence[Mapping[str, Any]]) -> None:
+    """Waits for a call's line: its client may know the status before the line is written."""
+    async with asyncio.timeout(5):
+        while not statuses(lines):
+            await asyncio.sleep(0.01)
+
+
 async def refused(started: Any) -> grpc.aio.AioRpcError:
     """The error of a call that must fail."""
     with pytest.raises(grpc.aio.AioRpcError) as raised:
@@ -264,6 +271,7 @@ async def test_an_unforeseen_error_is_logged_and_not_leaked(method: str, tmp_pat
     with capture_logs() as lines:
         async with serving(tmp_path, Echo(ValueError("the password is 1234"))) as channel:
             seen = await refused(call(channel, method, KINDS[method], through_edge(operator())))
+            await logged(lines)
     assert seen.code() is grpc.StatusCode.INTERNAL
     assert "1234" not in (seen.details() or "") + str(seen.trailing_metadata())
     (failure,) = [line for line in lines if line["log_level"] == "error"]
@@ -291,6 +299,7 @@ async def test_every_call_is_logged_once(
                 await answer(call(channel, method, requests[method], header))
             except grpc.aio.AioRpcError as seen:
                 assert seen.code().name == status
+            await logged(lines)
     assert statuses(lines) == [status]
     line = next(line for line in lines if line["event"] == "call")
     assert line["method"] == f"{SERVICE}/{method}"
@@ -306,6 +315,7 @@ async def test_a_method_that_aborts_by_itself_keeps_its_status(tmp_path: Path) -
     with capture_logs() as lines:
         async with serving(tmp_path, Aborting()) as channel:
             seen = await refused(call(channel, "Unary", GOOD, through_edge(operator())))
+            await logged(lines)
     assert (seen.code(), seen.details()) == (grpc.StatusCode.DATA_LOSS, "gone")
     assert statuses(lines) == ["DATA_LOSS"]
 
@@ -331,6 +341,7 @@ async def test_a_client_that_leaves_ends_the_method(tmp_path: Path) -> None:
             await asyncio.wait_for(begun.wait(), 10)
             started.cancel()
             await asyncio.wait_for(ended.wait(), 10)
+            await logged(lines)
     assert statuses(lines) == ["CANCELLED"]
 
 
