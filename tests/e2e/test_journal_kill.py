@@ -55,7 +55,7 @@ async def test_no_acknowledged_write_is_lost(tmp_path: Path) -> None:
     def never(tx: Transaction) -> Channel:
         raise AssertionError("a repeat must not run")
 
-    context = WriteContext("operator/alice", "", some, "m", b"")
+    context = WriteContext("operator/first", "", some, "m", b"")
     assert (await group.write(never, context)).channel_id == some
     digest = group.journal.digest()
     await group.close()

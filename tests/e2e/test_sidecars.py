@@ -24,7 +24,7 @@ from tests.support.ports import free_blocks
 pytestmark = pytest.mark.e2e
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
-OPERATOR = OperatorId(DOMAIN, "ada")
+OPERATOR = OperatorId(DOMAIN, "first")
 DEVICE = DeviceId(DOMAIN, "encoder-1")
 
 

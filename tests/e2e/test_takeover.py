@@ -132,7 +132,7 @@ async def _region(folder: Path, authority: TestAuthority) -> AsyncIterator[Regio
         port = server.add_secure_port(f"{HOST}:0", authority.server_credentials("edge"))
         await server.start()
         stack.push_async_callback(server.stop, 0)
-        _calls_as(Principal("operator", "ada", "spiffe://isthmus.test/operator/ada", ""))
+        _calls_as(Principal("operator", "first", "spiffe://isthmus.test/operator/first", ""))
         yield Region(channels, devices, f"{HOST}:{port}")
 
 

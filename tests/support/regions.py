@@ -22,7 +22,7 @@ from mesh.replication.schema import GroupSchema
 M = TypeVar("M", bound=Message)
 
 CHANNEL = "isthmus.channels.v1.Channel"
-ALICE = WriteContext(actor="operator/alice")
+FIRST_OPERATOR = WriteContext(actor="operator/first")
 
 
 def _field(name: str, number: int, merge: Merge, *order_by: str) -> Field:
@@ -100,7 +100,9 @@ class Region:
 
     def write(self, change: Callable[[Transaction], M], now_ms: int) -> M:
         self.journal.begin_write(1_000_000 + now_ms + self.skew_ms)
-        transaction = Transaction(self.journal, SCHEMA, ALICE, 1_000_000 + now_ms + self.skew_ms)
+        transaction = Transaction(
+            self.journal, SCHEMA, FIRST_OPERATOR, 1_000_000 + now_ms + self.skew_ms
+        )
         result = change(transaction)
         self.journal.submit(transaction.finish(None))
         return result

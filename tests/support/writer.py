@@ -36,7 +36,7 @@ async def main(folder: Path, prefix: str) -> None:
                 tx.increment(Channel, "all", "takeovers")
                 return Channel(channel_id=key)
 
-            await group.write(change, WriteContext("operator/alice", "", key, "m", b""))
+            await group.write(change, WriteContext("operator/first", "", key, "m", b""))
             print(key, flush=True)
 
     await asyncio.gather(*(write(n) for n in range(4)))

@@ -114,10 +114,10 @@ def test_a_devices_token_is_its_own_and_works_once(tmp_path: Path) -> None:
 
 
 def test_an_operator_gets_an_identity_folder(tmp_path: Path) -> None:
-    written = issue_operator(tmp_path, TOPOLOGY, "ada", NOW)
+    written = issue_operator(tmp_path, TOPOLOGY, "first", NOW)
     assert written == tmp_path / "operator"
     held = folder.read(written)
-    assert held.spiffe_id == f"spiffe://{TOPOLOGY.trust_domain}/operator/ada"
+    assert held.spiffe_id == f"spiffe://{TOPOLOGY.trust_domain}/operator/first"
     root = keep.load(keep.root_file(tmp_path))
     assert root is not None
     assert held.trust_pem == authority.pem(root.certificate)

@@ -23,7 +23,7 @@ from mesh.replication import (
 from tests.support.regions import contract
 
 Channel = channel_pb2.Channel
-ALICE = WriteContext(actor="operator/alice")
+FIRST_OPERATOR = WriteContext(actor="operator/first")
 
 
 class Region:
@@ -80,7 +80,7 @@ class Region:
                 tx.set(message, "title")
             return message
 
-        await self.group.write(change, ALICE)
+        await self.group.write(change, FIRST_OPERATOR)
 
 
 class _Named(grpc.aio.StreamStreamClientInterceptor):
@@ -186,7 +186,7 @@ async def test_a_feed_shows_what_the_group_shows(tmp_path: Path) -> None:
             assert isinstance(changed, Batch)
             (change,) = changed.changes
             assert (change.old.message.title, change.new.message.title) == ("one", "two")
-            assert change.new.last_change.actor == "operator/alice"
+            assert change.new.last_change.actor == "operator/first"
             await eu.stop()
             await eu.start()
             again = await anext(events)
@@ -215,7 +215,7 @@ async def test_what_applies_in_another_region_is_reported_with_its_traces(tmp_pa
             tx.create(Channel(channel_id="c1"))
             return Channel()
 
-        await eu.group.write(change, WriteContext("operator/alice", trace))
+        await eu.group.write(change, WriteContext("operator/first", trace))
         await until(lambda: equal(eu, us))
         (frame,) = applied
         assert frame.trace_parents == (trace,)

@@ -26,7 +26,7 @@ from mesh.replication import (
 )
 from mesh.replication import watch as watching
 from mesh.replication.errors import SchemaError, StoreFull, WriteTooLarge
-from tests.support.regions import ALICE, CHANNEL, contract
+from tests.support.regions import CHANNEL, FIRST_OPERATOR, contract
 
 Channel = channel_pb2.Channel
 
@@ -85,7 +85,7 @@ async def test_what_is_written_is_read(group: Group) -> None:
         profile=channel_pb2.Profile(width=320),
         assignment=channel_pb2.Assignment(epoch=1, region="eu", device_id="d1"),
     )
-    await group.write(lambda tx: (tx.create(written), written)[1], ALICE)
+    await group.write(lambda tx: (tx.create(written), written)[1], FIRST_OPERATOR)
     read = group.get(Channel, "c1")
     assert read is not None
     assert list(read.labels) == ["a", "b"]
@@ -97,15 +97,15 @@ async def test_what_is_written_is_read(group: Group) -> None:
 
 
 async def test_every_kind_of_change(group: Group) -> None:
-    await group.write(create(labels=["a", "b"]), ALICE)
-    await group.write(change("add", Channel, "c1", "labels", "c"), ALICE)
-    await group.write(change("remove", Channel, "c1", "labels", "a", "unknown"), ALICE)
-    await group.write(change("increment", Channel, "c1", "takeovers", 5), ALICE)
-    await group.write(change("increment", Channel, "c1", "takeovers", -2), ALICE)
+    await group.write(create(labels=["a", "b"]), FIRST_OPERATOR)
+    await group.write(change("add", Channel, "c1", "labels", "c"), FIRST_OPERATOR)
+    await group.write(change("remove", Channel, "c1", "labels", "a", "unknown"), FIRST_OPERATOR)
+    await group.write(change("increment", Channel, "c1", "takeovers", 5), FIRST_OPERATOR)
+    await group.write(change("increment", Channel, "c1", "takeovers", -2), FIRST_OPERATOR)
     message = Channel(channel_id="c1", profile=channel_pb2.Profile(width=1, height=2))
-    await group.write(change("set", message, "title", "profile"), ALICE)
+    await group.write(change("set", message, "title", "profile"), FIRST_OPERATOR)
     message.profile.width = 7
-    await group.write(change("set", message, "profile.width"), ALICE)
+    await group.write(change("set", message, "profile.width"), FIRST_OPERATOR)
     found = group.get(Channel, "c1")
     assert list(found.labels) == ["b", "c"]
     assert (found.takeovers, found.title) == (3, "")
@@ -117,9 +117,9 @@ async def test_a_maximum_only_grows(group: Group) -> None:
         assignment = channel_pb2.Assignment(epoch=epoch, region=region)
         return Channel(channel_id="c1", assignment=assignment)
 
-    await group.write(create(), ALICE)
+    await group.write(create(), FIRST_OPERATOR)
     for epoch, region in ((2, "eu"), (1, "us"), (2, "ap"), (2, "eu-2"), (10, "a")):
-        await group.write(change("set", assign(epoch, region), "assignment"), ALICE)
+        await group.write(change("set", assign(epoch, region), "assignment"), FIRST_OPERATOR)
         found = group.get(Channel, "c1").assignment
         assert (found.epoch, found.region) >= (epoch, region)
     assert (found.epoch, found.region) == (10, "a")
@@ -139,14 +139,14 @@ async def test_several_changes_of_one_entity_in_one_write(group: Group) -> None:
         assert tx.list(Channel)[0] == tx.get(Channel, "c1")
         return tx.get(Channel, "c1")
 
-    written = await group.write(run, ALICE)
+    written = await group.write(run, FIRST_OPERATOR)
     assert group.get(Channel, "c1") == written
     assert written == Channel(channel_id="c1", title="two", labels=["z"], takeovers=3)
     assert group.get_view(Channel, "c1").generation == 2
 
 
 async def test_what_cannot_be_done_leaves_nothing(group: Group) -> None:
-    await group.write(create(), ALICE)
+    await group.write(create(), FIRST_OPERATOR)
     message = Channel(channel_id="c1")
     for expected, run in (
         (AlreadyExists, create()),
@@ -161,55 +161,55 @@ async def test_what_cannot_be_done_leaves_nothing(group: Group) -> None:
         (WriteTooLarge, create("c3", "x" * (4 << 20))),
     ):
         with pytest.raises(expected):
-            await group.write(run, ALICE)
+            await group.write(run, FIRST_OPERATOR)
 
     def half(tx: Transaction) -> Channel:
         tx.delete(Channel, "c1")
         raise KeyError("a mistake")
 
     with pytest.raises(KeyError):
-        await group.write(half, ALICE)
+        await group.write(half, FIRST_OPERATOR)
     assert [c.channel_id for c in group.list(Channel)] == ["c1"]
     assert group.status().vector.positions[0].sequence == 1
 
 
 async def test_a_deleted_entity_leaves_a_tombstone(group: Group) -> None:
-    await group.write(create(), ALICE)
-    await group.write(change("delete", Channel, "c1"), WriteContext("operator/bob"))
+    await group.write(create(), FIRST_OPERATOR)
+    await group.write(change("delete", Channel, "c1"), WriteContext("operator/second"))
     assert group.get(Channel, "c1") is None and group.list(Channel) == []
     view = group.get_view(Channel, "c1")
-    assert view.deleted and view.value == b"" and view.last_change.actor == "operator/bob"
-    await group.write(create(), ALICE)
+    assert view.deleted and view.value == b"" and view.last_change.actor == "operator/second"
+    await group.write(create(), FIRST_OPERATOR)
     assert group.get_view(Channel, "c1").generation == 2
     assert group.get_view(Channel, "c2") is None
 
 
 async def test_a_repeat_has_one_effect(group: Group, tmp_path: Path, clock: Clock) -> None:
-    context = WriteContext("operator/alice", request_id="r1", method="m", request_digest=b"d")
+    context = WriteContext("operator/first", request_id="r1", method="m", request_digest=b"d")
     first = await group.write(create(), context)
     assert await group.write(create(), context) == first
     with pytest.raises(RequestIdReused):
-        await group.write(create(), WriteContext("operator/alice", "", "r1", "m", b"other"))
+        await group.write(create(), WriteContext("operator/first", "", "r1", "m", b"other"))
     # Another's id, and the same id for another method, are other operations.
     with pytest.raises(AlreadyExists):
-        await group.write(create(), WriteContext("operator/bob", "", "r1", "m", b"d"))
+        await group.write(create(), WriteContext("operator/second", "", "r1", "m", b"d"))
     with pytest.raises(AlreadyExists):
-        await group.write(create(), WriteContext("operator/alice", "", "r1", "n", b"d"))
+        await group.write(create(), WriteContext("operator/first", "", "r1", "n", b"d"))
     clock.ns += 25 * 3600 * 1_000_000_000
     with pytest.raises(AlreadyExists):
         await group.write(create(), context)
 
 
 async def test_repeats_in_flight_share_one_effect(group: Group) -> None:
-    await group.write(create(), ALICE)
-    context = WriteContext("operator/alice", request_id="r1", method="m")
+    await group.write(create(), FIRST_OPERATOR)
+    context = WriteContext("operator/first", request_id="r1", method="m")
     one_more = change("increment", Channel, "c1", "takeovers")
     await asyncio.gather(*(group.write(one_more, context) for _ in range(10)))
     assert group.get(Channel, "c1").takeovers == 1
 
 
 async def test_a_receipt_survives_a_restart(tmp_path: Path, clock: Clock) -> None:
-    context = WriteContext("operator/alice", request_id="r1", method="m")
+    context = WriteContext("operator/first", request_id="r1", method="m")
     group = await open_group(tmp_path, clock)
     first = await group.write(create(), context)
     await group.close()
@@ -218,14 +218,14 @@ async def test_a_receipt_survives_a_restart(tmp_path: Path, clock: Clock) -> Non
     assert group.get(Channel, "c1") == first
     await group.close()
     with pytest.raises(GroupClosed):
-        await group.write(create("c2"), ALICE)
+        await group.write(create("c2"), FIRST_OPERATOR)
 
 
 async def test_what_a_crash_left_unflushed_is_flushed_by_the_next_life(
     tmp_path: Path, clock: Clock
 ) -> None:
     group = await open_group(tmp_path / "first", clock)
-    await group.write(create("c1"), ALICE)
+    await group.write(create("c1"), FIRST_OPERATOR)
     copy = tmp_path / "copy"
     copy.mkdir()
     for file in (tmp_path / "first").glob("channels.sqlite3*"):
@@ -233,7 +233,7 @@ async def test_what_a_crash_left_unflushed_is_flushed_by_the_next_life(
     await group.close()
     for key in ("c2", "c3"):
         group = await open_group(copy, clock)
-        await group.write(create(key), ALICE)
+        await group.write(create(key), FIRST_OPERATOR)
         await group.close()
     group = await open_group(copy, clock)
     assert [channel.channel_id for channel in group.list(Channel)] == ["c1", "c2", "c3"]
@@ -241,22 +241,22 @@ async def test_what_a_crash_left_unflushed_is_flushed_by_the_next_life(
 
 
 async def test_writers_share_commits(group: Group) -> None:
-    await asyncio.gather(*(group.write(create(f"c{i}"), ALICE) for i in range(500)))
+    await asyncio.gather(*(group.write(create(f"c{i}"), FIRST_OPERATOR) for i in range(500)))
     assert group.status().entities == 500
     assert len(group.log.after(group.journal.origin, 0, 1 << 30)) < 20
 
 
 async def test_history_says_who_did_what(group: Group) -> None:
     trace = "00-" + "1" * 32 + "-" + "2" * 16 + "-01"
-    await group.write(create(labels=["x"]), ALICE)
+    await group.write(create(labels=["x"]), FIRST_OPERATOR)
     message = Channel(channel_id="c1", profile=channel_pb2.Profile(width=5))
-    bob = WriteContext("operator/bob", trace, "r1", "m")
-    await group.write(change("set", message, "profile.width"), bob)
-    await group.write(change("delete", Channel, "c1"), ALICE)
+    second = WriteContext("operator/second", trace, "r1", "m")
+    await group.write(change("set", message, "profile.width"), second)
+    await group.write(change("delete", Channel, "c1"), FIRST_OPERATOR)
     deleted, updated, created = group.history(Channel, "c1")
     assert created.fields == ("title", "labels")
     assert updated.fields == ("profile.width",)
-    assert (updated.actor, updated.trace_parent) == ("operator/bob", trace)
+    assert (updated.actor, updated.trace_parent) == ("operator/second", trace)
     assert updated.request_id == "r1" and updated.origin.region == "eu"
     assert deleted.deleted and not updated.deleted
     assert created.time_ms < updated.time_ms < deleted.time_ms
@@ -265,23 +265,23 @@ async def test_history_says_who_did_what(group: Group) -> None:
 
 async def test_other_threads_see_a_recent_status(group: Group) -> None:
     for key in ("c1", "c2"):
-        await group.write(create(key), ALICE)
-    await group.write(change("delete", Channel, "c1"), ALICE)
+        await group.write(create(key), FIRST_OPERATOR)
+    await group.write(change("delete", Channel, "c1"), FIRST_OPERATOR)
     now = group.status()
     assert now.entities == 1
     assert await asyncio.to_thread(group.status) == now
 
 
 async def test_watching(group: Group) -> None:
-    await group.write(create(), ALICE)
+    await group.write(create(), FIRST_OPERATOR)
     events = group.watch([Channel])
     first = await anext(events)
     assert isinstance(first, Snapshot)
     assert [view.message.title for view in first.entities] == ["news"]
     assert first.reach["eu"].reachable
     message = Channel(channel_id="c1", title="later")
-    await group.write(change("set", message, "title"), WriteContext("operator/bob"))
-    await group.write(change("delete", Channel, "c1"), ALICE)
+    await group.write(change("set", message, "title"), WriteContext("operator/second"))
+    await group.write(change("delete", Channel, "c1"), FIRST_OPERATOR)
     seen: list = []
     while len(seen) < 2:
         event = await anext(events)
@@ -289,7 +289,7 @@ async def test_watching(group: Group) -> None:
             seen += event.changes
     updated, deleted = seen
     assert (updated.old.message.title, updated.new.message.title) == ("news", "later")
-    assert updated.new.last_change.actor == "operator/bob"
+    assert updated.new.last_change.actor == "operator/second"
     assert deleted.new.deleted and deleted.old == updated.new
     await events.aclose()
 
@@ -299,7 +299,7 @@ async def test_a_slow_watcher_is_told_so(group: Group, monkeypatch: pytest.Monke
     events = group.watch()
     await anext(events)
     for number in range(5):
-        await group.write(create(f"c{number}"), ALICE)
+        await group.write(create(f"c{number}"), FIRST_OPERATOR)
     with pytest.raises(WatcherTooSlow, match="watch again"):
         await anext(events)
     again = group.watch()
@@ -321,16 +321,16 @@ async def test_a_watch_ends_with_its_group(tmp_path: Path, clock: Clock) -> None
 
 
 async def test_a_full_disk_fails_writes_and_serves_reads(group: Group) -> None:
-    await group.write(create(), ALICE)
+    await group.write(create(), FIRST_OPERATOR)
     writer = group.log._writer  # the store's own connection
     pages = writer.execute("PRAGMA page_count").fetchone()[0]
     writer.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(WriteNotStored) as failure:
-        await group.write(create("c2", "x" * 100_000), ALICE)
+        await group.write(create("c2", "x" * 100_000), FIRST_OPERATOR)
     assert isinstance(failure.value.__cause__, StoreFull)
     assert [c.channel_id for c in group.list(Channel)] == ["c1"]
     writer.execute("PRAGMA max_page_count=1000000")
-    await group.write(create("c2"), ALICE)
+    await group.write(create("c2"), FIRST_OPERATOR)
     assert len(group.list(Channel)) == 2
 
 

@@ -12,7 +12,7 @@ from mesh.replication import errors
 from mesh.replication.core.journal import Journal, Receipt, Recovered
 from mesh.replication.store.sqlite import RECEIPTS_KEPT_MS, SqliteStore
 from mesh.replication.transaction import Transaction
-from tests.support.regions import ALICE, CHANNEL, SCHEMA
+from tests.support.regions import CHANNEL, FIRST_OPERATOR, SCHEMA
 
 Channel = channel_pb2.Channel
 
@@ -29,7 +29,7 @@ class Writer:
         self.journal = Journal("eu", [], b"digest", store.recover(), now_ms)
 
     def write(self, key: str, title: str, receipt: Receipt | None = None) -> None:
-        transaction = Transaction(self.journal, SCHEMA, ALICE, 1_000_000)
+        transaction = Transaction(self.journal, SCHEMA, FIRST_OPERATOR, 1_000_000)
         if transaction.get(Channel, key) is None:
             transaction.create(Channel(channel_id=key, title=title, labels=["l"]))
         else:
@@ -94,7 +94,7 @@ def test_a_crash_inside_a_commit_leaves_all_of_it_or_nothing(
     writer = Writer(store)
     writer.write("c1", "kept")
     writer.commit()
-    receipt = Receipt("alice", "m", "r", b"", "type", b"", 1)
+    receipt = Receipt("first", "m", "r", b"", "type", b"", 1)
     writer.write("c1", "lost", receipt)
     left = [statement]
 
@@ -122,7 +122,7 @@ def test_a_crash_inside_a_commit_leaves_all_of_it_or_nothing(
     recovered = again.recover()
     titles = {cell[3] for cell in recovered.states[CHANNEL, "c1"].cells.values() if len(cell) == 4}
     assert titles == ({b"\x12\x04kept"} if crashed else {b"\x12\x04lost"})
-    assert (again.receipt("alice", "m", "r") is None) == crashed
+    assert (again.receipt("first", "m", "r") is None) == crashed
     assert len(again.history((CHANNEL, "c1"), 10)) == (1 if crashed else 2)
     again.close()
 
@@ -202,14 +202,14 @@ def test_a_journal_that_was_tampered_with_is_noticed(tmp_path: Path, damage: str
 def test_receipts_are_kept_for_a_day(tmp_path: Path) -> None:
     store = open_store(tmp_path)
     writer = Writer(store)
-    writer.write("c1", "a", Receipt("alice", "m", "old", b"d", "type", b"r", 1000))
+    writer.write("c1", "a", Receipt("first", "m", "old", b"d", "type", b"r", 1000))
     writer.commit()
-    found = store.receipt("alice", "m", "old")
+    found = store.receipt("first", "m", "old")
     assert found is not None and found.response == b"r"
-    assert store.receipt("bob", "m", "old") is None
+    assert store.receipt("second", "m", "old") is None
     later = 1001 + RECEIPTS_KEPT_MS
-    writer.write("c1", "b", Receipt("alice", "m", "new", b"d", "type", b"r", later))
+    writer.write("c1", "b", Receipt("first", "m", "new", b"d", "type", b"r", later))
     writer.commit()
-    assert store.receipt("alice", "m", "old") is None
-    assert store.receipt("alice", "m", "new") is not None
+    assert store.receipt("first", "m", "old") is None
+    assert store.receipt("first", "m", "new") is not None
     store.close()

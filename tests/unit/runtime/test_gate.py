@@ -374,11 +374,11 @@ async def test_a_caller_is_known_in_its_own_call_alone(tmp_path: Path) -> None:
                     channel,
                     "Unary",
                     CreateChannelRequest(channel_id="two", source=source),
-                    through_edge(operator("bob")),
+                    through_edge(operator("second")),
                 )
             ),
         )
-    assert answers == [[f"one {operator('ann')}"], [f"two {operator('bob')}"]]
+    assert answers == [[f"one {operator('ann')}"], [f"two {operator('second')}"]]
     with pytest.raises(LookupError):
         caller()
 

@@ -35,12 +35,12 @@ CONTEXT = Mock()
 @pytest.fixture
 async def service(tmp_path: Path) -> AsyncIterator[ChannelService]:
     async with group("channels", tmp_path) as opened:
-        calls_as("operator", "ada")
+        calls_as("operator", "first")
         yield ChannelService(opened, ("eu", "us", "ap"))
 
 
 async def create(service: ChannelService, channel_id: str, **values: object) -> None:
-    calls_as("operator", "ada")
+    calls_as("operator", "first")
     request = api.CreateChannelRequest(channel_id=channel_id, source=BARS, **values)  # type: ignore[arg-type] # a test's shorthand
     await service.CreateChannel(request, CONTEXT)
 
@@ -77,7 +77,7 @@ async def test_a_channels_life(service: ChannelService) -> None:
     first = await service.ListChannelHistory(history, CONTEXT)
     assert first.changes[0].deleted and first.next_page_token
     assert first.changes[1].fields == ["intent"]
-    assert {change.actor for change in first.changes} == {"spiffe://isthmus.test/operator/ada"}
+    assert {change.actor for change in first.changes} == {"spiffe://isthmus.test/operator/first"}
     history.page_token = first.next_page_token
     second = await service.ListChannelHistory(history, CONTEXT)
     assert len(second.changes) == 2
@@ -86,7 +86,7 @@ async def test_a_channels_life(service: ChannelService) -> None:
 
 
 async def test_a_repeat_returns_the_first_result(service: ChannelService) -> None:
-    calls_as("operator", "ada")
+    calls_as("operator", "first")
     request = api.CreateChannelRequest(channel_id="news", source=BARS, request_id=str(uuid.uuid4()))
     first = await service.CreateChannel(request, CONTEXT)
     assert await service.CreateChannel(request, CONTEXT) == first
@@ -147,7 +147,7 @@ def test_pages_by_key_stay_while_items_go() -> None:
 
 async def test_devices_are_steered(tmp_path: Path) -> None:
     async with group("devices", tmp_path) as opened:
-        calls_as("operator", "ada")
+        calls_as("operator", "first")
         service = DeviceService(opened)
 
         def change(transaction: Transaction) -> Device:
