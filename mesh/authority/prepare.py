@@ -1,6 +1,6 @@
 """What `isthmus up` does before anything runs: roots, issuing certificates, first tokens.
 
-<state>/root/                       the root's certificate and key: read here, by nothing else
+state/root/                        the root's certificate and key: read here, by nothing else
 state/<region>/authority/data/     the region's issuing certificate, its key and the tokens
 state/<region>/authority/identity  the authority's own identity
 """
