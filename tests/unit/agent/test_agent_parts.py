@@ -14,15 +14,19 @@ from mesh.agent import EnrolmentRefused, Sidecar, State, Status, admin
 from mesh.contracts.model import Contract
 from mesh.envoy import EnvoyConfigError, validate
 from mesh.envoy.binary import reason
+from mesh.local.derive import derive
 from mesh.place import Place
+from tests.support.ports import free_blocks
 
-TOPOLOGY = topologies.load(Path(__file__).parents[3] / "mesh.yaml")
+ORIGINAL = topologies.load(Path(__file__).parents[3] / "mesh.yaml")
 TOKEN = f"isthmus1.eu.workload.channels.{'ab' * 32}.secret"
 
 
 def _sidecar(folder: Path, on_change: Callable[[Status], None] | None = None) -> Sidecar:
-    place = Place("eu", "channels", TOPOLOGY.path, folder / "run", folder / "state")
-    return Sidecar(Contract({}, {}), TOPOLOGY, place, on_change=on_change)
+    # On ports that are free: a mesh may run beside the tests.
+    topology = derive(ORIGINAL, folder, free_blocks(len(ORIGINAL.regions) + 1))
+    place = Place("eu", "channels", topology.path, folder / "run", folder / "state")
+    return Sidecar(Contract({}, {}), topology, place, on_change=on_change)
 
 
 async def test_without_identity_and_token_it_says_where_tokens_come_from(tmp_path: Path) -> None:
