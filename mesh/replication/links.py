@@ -26,6 +26,8 @@ _log = logging.getLogger("isthmus.replication")
 Dial = Callable[[str], grpc.aio.Channel]
 """Gives the channel on which a peer region's LinkService is called; the link closes it."""
 
+FollowCall = grpc.aio.StreamStreamCall[link_pb2.FollowRequest, link_pb2.FollowResponse]
+
 SILENCE_SECONDS = 5.0
 """A stream on which nothing comes for so long, heartbeats included, is given up."""
 
@@ -250,7 +252,8 @@ class _Stream:
         await asyncio.gather(self.task, return_exceptions=True)
 
     async def _run(self) -> None:
-        call = self._stub.Follow(_Requests(self._outgoing))
+        call = self._stub.Follow()
+        sending = asyncio.create_task(self._send(call), name=f"requests to {self._follower.peer}")
         try:
             for message in self._receiver.open(self._follower.wanted()):
                 self._outgoing.put_nowait(message)
@@ -262,6 +265,16 @@ class _Stream:
                 self._take(response)
         finally:
             call.cancel()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+
+    async def _send(self, call: FollowCall) -> None:
+        """Writes what goes to the peer.
+
+        gRPC would do it, given an iterator, but forgets that task when a call ends by itself.
+        """
+        while True:
+            await call.write(await self._outgoing.get())
 
     def _take(self, message: link_pb2.FollowResponse) -> None:
         self._group.heard(self._follower.peer)
@@ -280,19 +293,6 @@ class _Stream:
         if self.greeted.is_set():
             for message in self._receiver.settle() + self._receiver.want(self._follower.wanted()):
                 self._outgoing.put_nowait(message)
-
-
-class _Requests:
-    """What goes to the peer, as gRPC takes it."""
-
-    def __init__(self, messages: asyncio.Queue[link_pb2.FollowRequest]) -> None:
-        self._messages = messages
-
-    def __aiter__(self) -> _Requests:
-        return self
-
-    async def __anext__(self) -> link_pb2.FollowRequest:
-        return await self._messages.get()
 
 
 def _pause(attempt: int, fault: bool) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -220,3 +221,34 @@ async def test_what_applies_in_another_region_is_reported_with_its_traces(tmp_pa
         (frame,) = applied
         assert frame.trace_parents == (trace,)
         assert (frame.origin.region, frame.first, frame.last) == ("eu", 1, 1)
+
+
+class _Resets(link_pb2_grpc.LinkServiceServicer):
+    """Ends every stream at once, as a sidecar does whose service is down."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    async def Follow(self, request_iterator, context):
+        self.calls += 1
+        await context.abort(grpc.StatusCode.UNAVAILABLE, "connection failure")
+
+
+async def test_streams_that_end_at_once_leave_no_task_behind(tmp_path):
+    told: list[str] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, what: told.append(what["message"]))
+    peer, server = _Resets(), grpc.aio.server()
+    link_pb2_grpc.add_LinkServiceServicer_to_server(peer, server)
+    server.add_insecure_port(f"unix:{tmp_path}/us.sock")
+    await server.start()
+    group = await Group.open(
+        contract(), "channels", region="eu", peers=("us",), folder=tmp_path / "eu", lost_after=1.5
+    )
+    try:
+        group.connect(lambda name: grpc.aio.insecure_channel(f"unix:{tmp_path / name}.sock"))
+        await until(lambda: peer.calls >= 4)
+    finally:
+        await group.close()
+        await server.stop(0)
+    gc.collect()
+    assert told == []
