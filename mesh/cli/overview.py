@@ -12,6 +12,7 @@ from mesh.cli.options import MESH, AsJson, MeshPath, Prefer
 from mesh.cli.terminal import printable
 
 if TYPE_CHECKING:
+    from isthmus.devices.v1.device_pb2 import Device
     from isthmus.overview.v1.overview_pb2 import ChannelView, Event, Overview, Update
 
 
@@ -48,8 +49,9 @@ def overview(
 def show(picture: Overview) -> None:
     """Prints the picture as tables."""
     from mesh.cli import output
-    from mesh.cli.devices import duty_name, is_connected
+    from mesh.cli.devices import duty_name
 
+    heard = {view.region for view in picture.regions if view.reachable}
     print(f"As {picture.region} sees it:")
     output.print_table(
         ("REGION", "HEARD", "DEVICES", "ON AIR"),
@@ -87,12 +89,21 @@ def show(picture: Overview) -> None:
                 device.device_id,
                 device.region,
                 duty_name(device),
-                f"through {device.session.gateway_region}" if is_connected(device) else "no",
+                _connection(device, heard),
             )
             for device in picture.devices
         ),
         "No device is enrolled yet.",
     )
+
+
+def _connection(device: Device, heard: set[str]) -> str:
+    from mesh.cli.devices import is_connected
+
+    if not is_connected(device):
+        return "no"
+    gateway = device.session.gateway_region
+    return f"through {gateway}" if gateway in heard else f"unknown: {gateway} is not heard"
 
 
 def state_name(view: ChannelView) -> str:

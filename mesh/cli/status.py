@@ -66,11 +66,18 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
     from mesh.cli import output
 
     output.print_table(
-        ("REGION", "WORKLOAD", "HEALTHY", "OWNER", "RUNBOOK", "CERTIFICATE", "LAG", "DIGEST"),
+        ("REGION", "WORKLOAD", "HEALTHY", "CERTIFICATE", "LAG", "DIGEST"),
         (_row(standing) for standing in standings),
         "The mesh has no workload.",
     )
     print()
+    output.print_table(
+        ("WORKLOAD", "OWNER", "RUNBOOK"), _owners(standings), "The mesh has no workload."
+    )
+    print()
+    for standing in standings:
+        if standing.status is None:
+            print(f"{standing.region}/{standing.workload}: {standing.problem}")
     for agreement in found:
         print(_sentence(agreement))
 
@@ -78,17 +85,26 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
 def _row(standing: Standing) -> tuple[str, ...]:
     status = standing.status
     if status is None:
-        return (standing.region, standing.workload, "no", standing.problem, "", "", "", "")
+        return (standing.region, standing.workload, "no", "-", "-", "-")
     return (
         standing.region,
         standing.workload,
         "yes",
-        status.owner,
-        status.runbook,
         _certificate(status),
         ", ".join(_lags(status)) or "-",
         status.group.digest.hex()[:12] or "-",
     )
+
+
+def _owners(standings: list[Standing]) -> list[tuple[str, str, str]]:
+    """By workload, as the contract says: a workload that is down cannot say it itself."""
+    from mesh.contracts import load
+
+    told = {
+        service.workload: (service.owner, service.runbook) for service in load().services.values()
+    }
+    workloads = dict.fromkeys(standing.workload for standing in standings)
+    return [(workload, *told.get(workload, ("-", "-"))) for workload in workloads]
 
 
 def _certificate(status: GetStatusResponse) -> str:
@@ -106,7 +122,7 @@ def _lags(status: GetStatusResponse) -> list[str]:
     return [
         f"{link.peer} "
         + (
-            f"cut off for {output.duration(link.silence.ToTimedelta())}"
+            f"cut off {output.duration(link.silence.ToTimedelta())}"
             if not link.connected
             else f"{output.duration(link.lag.ToTimedelta())} ({link.lag_changes})"
             if link.lag_changes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import uuid
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 from isthmus.channels.v1 import channel_pb2, channels_pb2, channels_pb2_grpc
 
-from mesh.cli.exits import Exit
 from mesh.cli.story.stage import Stage, until
 from tests.support.mesh import RunningMesh
 
@@ -65,8 +63,7 @@ async def test_it_shows_what_happens_and_goes_on_after_a_break(
     await mesh_up.control.ask("workload-kill", region="ap", workload="overview")
     again = next_line(watching, lambda message: "snapshot" in message)
     assert channel_id in json.dumps(again)
-    watching.send_signal(signal.SIGINT)
-    assert watching.wait(10) in (Exit.OK, 130)
+    assert watching.poll() is None
 
     async def healthy() -> bool:
         return all(standing.healthy for standing in await mesh_up.standings())

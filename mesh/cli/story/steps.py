@@ -193,29 +193,28 @@ async def heal_converges(story: Story) -> str:
 
 
 async def another_adopts(story: Story) -> str:
-    """The region that runs the channel dies; another adopts the channel, and it is on air again.
+    """The region that encodes the channel dies; another takes it, and it is on air again.
 
-    Both sides of the cut had decided alone; which of them has the channel now, the higher decision
-    says.
+    Both sides of the cut had decided alone; which of them encodes now, the higher decision says.
     """
+    homes = {device.device_id: device.region for device in story.stage.topology.devices}
     # The losing side's encoder may still be stopping.
-    story.lost = (await _settled(story)).channel.assignment.region
+    story.lost = homes[(await _settled(story)).channel.assignment.device_id]
     live = await fetch(story.url)
     watcher = next(name for name in story.stage.regions if name != story.lost)
     await story.stage.control.ask("region-kill", region=story.lost)
 
     async def adopted() -> ChannelView | None:
         view = await story.stage.channel(watcher, story.channel_id)
-        if view is None or view.channel.assignment.region == story.lost:
-            return None
-        return view if view.channel.assignment.device_id else None
+        device = view.channel.assignment.device_id if view is not None else ""
+        return view if device and homes[device] != story.lost else None
 
-    view, took = await until(adopted, 60, f"another region adopted the channel of {story.lost}")
+    view, took = await until(adopted, 60, f"another region took the channel of {story.lost}")
     await _on_air(story, live)
-    assignment = view.channel.assignment
-    gap = await _gap(story, watcher, assignment.device_id)
+    device = view.channel.assignment.device_id
+    gap = await _gap(story, watcher, device)
     return (
-        f"{story.lost} killed; {assignment.region} adopted it on {assignment.device_id} in "
+        f"{story.lost} killed; {homes[device]} adopted it on {device} in "
         f"{took:.1f} s; {gap:.1f} s of picture lost"
     )
 
@@ -321,8 +320,7 @@ async def _view(story: Story, region: str) -> ChannelView:
 
 
 async def _settled(story: Story) -> ChannelView:
-    """The channel once all regions see it on air on one encoder, in the region that decided."""
-    homes = {device.device_id: device.region for device in story.stage.topology.devices}
+    """The channel once all regions see it on air, on one and the same encoder."""
 
     async def look() -> ChannelView | None:
         views = await asyncio.gather(
@@ -334,8 +332,7 @@ async def _settled(story: Story) -> ChannelView:
         decided = seen[0].channel.assignment
         agreed = all(view.channel.assignment == decided for view in seen)
         running = {encoding.device_id for view in seen for encoding in view.encodings}
-        whole = running == {decided.device_id} and homes[decided.device_id] == decided.region
-        return seen[0] if agreed and whole else None
+        return seen[0] if agreed and running == {decided.device_id} else None
 
     view, _ = await until(look, _PATIENCE, "all regions see the channel on one encoder")
     return view
