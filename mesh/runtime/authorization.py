@@ -32,9 +32,8 @@ def rules(contract: Contract, workload: str) -> Mapping[str, Rule]:
         for method in service.methods
     }
     excepted = {
-        path: Rule(path, exception.callers, exceptions.__name__)
-        for exception in exceptions.CALLS
-        for path in exception.paths
+        path: Rule(path, callers, exceptions.__name__)
+        for path, callers in exceptions.CALLERS_BY_PATH.items()
     }
     return declared | excepted
 

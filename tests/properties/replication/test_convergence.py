@@ -79,7 +79,7 @@ def run(found: list[tuple[object, ...]]) -> World:
     world.regions["ap"].skew_ms = 20_000
     world.regions["eu"].skew_ms = -20_000
     for key in ("c1", "c2"):
-        world.regions["us"].write(lambda tx: change(tx, key, 0, 0), world.now_ms)  # noqa: B023
+        world.regions["us"].write(lambda tx: change(tx, key, 0, 0), world.now_ms)  # noqa: B023 # runs at once
     world.settle()
     for step in found:
         world.now_ms += 7

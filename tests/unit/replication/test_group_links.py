@@ -44,7 +44,7 @@ class Region:
             lost_after=1.5,
         )
         self.server = grpc.aio.server()
-        region_of: Callable[[grpc.ServicerContext], str] = lambda context: dict(  # noqa: E731
+        region_of: Callable[[grpc.ServicerContext], str] = lambda context: dict(  # noqa: E731 # typed
             context.invocation_metadata()
         )["peer"]
         link_pb2_grpc.add_LinkServiceServicer_to_server(

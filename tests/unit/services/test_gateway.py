@@ -22,7 +22,17 @@ from isthmus.devices.v1.device_pb2 import (
     Session,
 )
 
-from mesh.replication import Batch, EntityChange, Group, LastChange, Origin, Reach, Snapshot, View
+from mesh.replication import (
+    Batch,
+    EntityChange,
+    Group,
+    LastChange,
+    Origin,
+    Reach,
+    Snapshot,
+    Transaction,
+    View,
+)
 from mesh.runtime import Aborted, InvalidArgument, PermissionDenied, Unavailable
 from services.devices import domain
 from services.devices import gateway as module
@@ -221,8 +231,8 @@ async def test_a_newer_session_ends_the_older(bench: Bench) -> None:
 async def _write_session(bench: Bench, session: Session) -> None:
     device = Device(device_id="encoder-1", session=session)
 
-    def change(transaction: object) -> Device:
-        transaction.set(device, "session")  # type: ignore[attr-defined]
+    def change(transaction: Transaction) -> Device:
+        transaction.set(device, "session")
         return device
 
     await bench.group.write(change, own_writes())
