@@ -72,19 +72,19 @@ def write(folder: Path, chain_pem: bytes, key_pem: bytes, trust_pem: bytes) -> N
 def read(folder: Path) -> Held:
     """The folder's identity. Raises `IdentityFolderError` if there is none or it is damaged."""
     while True:
-        # Through one resolved generation: a rotation meanwhile must not mix two.
+        # The link is read once, not followed: a rotation meanwhile must not mix two generations.
         try:
-            data = (folder / _DATA).resolve(strict=True)
-        except (OSError, RuntimeError):
+            generation = (folder / _DATA).readlink()
+        except OSError:
             raise IdentityFolderError(f"{folder} holds no identity yet") from None
         try:
-            return _read(folder, data)
+            return _read(folder, folder / generation)
         except FileNotFoundError:
-            if data == (folder / _DATA).resolve():
+            # Rotated away since the link was read, or gone for good.
+            if generation == (folder / _DATA).readlink():
                 raise IdentityFolderError(
                     f"{folder} lacks files: delete it, and the next start makes a new identity"
                 ) from None
-            # Rotated away between the two steps.
 
 
 def _read(folder: Path, data: Path) -> Held:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -72,6 +73,14 @@ def test_nothing_there_and_damage_say_what_to_do(tmp_path: Path) -> None:
     chain, _, trust = _generation()
     folder.write(tmp_path, chain, keys.key_pem(keys.make_key()), trust)
     with pytest.raises(IdentityFolderError, match=r"the key is not the certificate's\): delete it"):
+        folder.read(tmp_path)
+
+
+def test_a_generation_that_is_gone_is_damage_and_not_an_empty_folder(tmp_path: Path) -> None:
+    # What a reader finds that a rotation overtook, except that here the link never moves on.
+    folder.write(tmp_path, *_generation())
+    shutil.rmtree(tmp_path / (tmp_path / "..data").readlink())
+    with pytest.raises(IdentityFolderError, match="lacks files: delete it"):
         folder.read(tmp_path)
 
 
