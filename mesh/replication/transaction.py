@@ -14,6 +14,7 @@ from mesh.replication.core.entities import DELETE, UPSERT, CellKey, Change, Enti
 from mesh.replication.core.frames import MAX_WRITE
 from mesh.replication.core.journal import Journal, Receipt, Step, Write
 from mesh.replication.errors import AlreadyExists, NotFound, NotReplicated, WriteTooLarge
+from mesh.replication.rendering import render
 from mesh.replication.schema import EntitySchema, FieldSchema, GroupSchema
 from mesh.replication.views import WriteContext
 
@@ -58,7 +59,7 @@ class Transaction:
         state = self._look((schema.name, key))
         if state is None or state.deleted:
             return None
-        return type.FromString(entities.render(state, schema.rules, schema.key_field(key)))
+        return type.FromString(render(state, schema, key)[0])
 
     def list(self, type: type[M]) -> list[M]:
         """All living entities of a type, by key."""

@@ -28,6 +28,7 @@ from collections.abc import Set as AbstractSet
 from typing import Any, Final, NamedTuple
 
 from mesh.replication.core.clocks import Origin
+from mesh.replication.core.errors import ChainBroken
 from mesh.replication.core.wire import (
     LENGTH,
     VARINT,
@@ -66,6 +67,10 @@ class Rule(ABC):
         """The state that a change's delta alone stands for."""
 
     @abstractmethod
+    def values(self, state: State) -> Iterable[bytes]:
+        """The encoded values in a state, each to be well formed for it to be rendered."""
+
+    @abstractmethod
     def join(self, one: State, other: State) -> State:
         """The least state above both. Returns `one` itself if `other` adds nothing."""
 
@@ -87,6 +92,9 @@ class Latest(Rule):
 
     def from_delta(self, stamp: Stamp, delta: bytes) -> State:
         return (*stamp, delta)
+
+    def values(self, state: State) -> Iterable[bytes]:
+        return (state[3],)
 
     def join(self, one: State, other: State) -> State:
         return other if other > one else one
@@ -111,6 +119,9 @@ class Max(Rule):
 
     def from_delta(self, stamp: Stamp, delta: bytes) -> State:
         return self.decode(delta)
+
+    def values(self, state: State) -> Iterable[bytes]:
+        return (state[1],)
 
     def join(self, one: State, other: State) -> State:
         return other if other > one else one
@@ -141,6 +152,9 @@ class Counter(Rule):
         down, _ = read_varint(delta, at)
         # No entry and one of zeros are the same; only the former exists.
         return {Origin(stamp.region, stamp.incarnation): (up, down)} if up or down else {}
+
+    def values(self, state: State) -> Iterable[bytes]:
+        return ()
 
     def join(self, one: State, other: State) -> State:
         merged: dict[Origin, tuple[int, int]] | None = None
@@ -198,12 +212,19 @@ class Set(Rule):
         first, at = read_varint(delta, at)
         live: dict[Dot, bytes] = {}
         for number in range(first, first + count):
-            live[(stamp.region, stamp.incarnation, number)], at = read_piece(delta, at)
+            element, at = read_piece(delta, at)
+            if not element:
+                raise ChainBroken("a cell is damaged: an element of a set is empty")
+            live[(stamp.region, stamp.incarnation, number)] = element
         gone = set()
         while at < len(delta):
             dot, at = _read_dot(delta, at)
             gone.add(dot)
         return (live, *_compact({}, gone | live.keys()))
+
+    def values(self, state: State) -> Iterable[bytes]:
+        live: dict[Dot, bytes] = state[0]
+        return live.values()
 
     def join(self, one: State, other: State) -> State:
         live, seen, beyond = one

@@ -16,6 +16,7 @@ from mesh.replication.core.cells import LATEST, RULES, Stamp, State
 from mesh.replication.core.errors import FormatUnknown
 from mesh.replication.core.wire import (
     LENGTH,
+    check_field,
     numbers,
     piece,
     read_piece,
@@ -126,6 +127,20 @@ def from_change(change: Change) -> EntityState:
     return EntityState(change.generation, deleted, stamp, Changed(*stamp, change.actor), cells)
 
 
+def received(change: Change) -> EntityState:
+    """The state that another region's change alone stands for.
+
+    Raises `ChainBroken` unless every value in it is a well-formed encoding of the field that its
+    path names. That asks for no schema, so it holds for fields of a newer contract as well.
+    """
+    state = from_change(change)
+    for (path, number), cell in state.cells.items():
+        field = numbers(path)[-1]
+        for value in RULES[number].values(cell):
+            check_field(value, field)
+    return state
+
+
 def apply(state: EntityState | None, change: Change) -> EntityState:
     """The state after a change. Returns `state` itself if the change adds nothing."""
     merged = join(state, from_change(change))
@@ -186,20 +201,21 @@ def render(state: EntityState, rules: Mapping[bytes, int], key_field: bytes) -> 
     """The entity as a serialized message, its key included; empty if it is deleted.
 
     `rules` says, for paths that the reader's contract knows, under which rule it reads them; of
-    unknown paths the cell of the highest rule is taken. `key_field` is the encoded key field.
+    unknown paths the cell of the highest rule is taken. `key_field` is the encoded key field, and
+    no cell stands for it.
     """
     if state.deleted:
         return b""
+    key_number = read_varint(key_field, 0)[0] >> 3
     chosen: dict[bytes, int] = {}
     for path, number in sorted(state.cells):
-        if rules.get(path, number) == number:
+        if rules.get(path, number) == number and numbers(path)[0] != key_number:
             chosen[path] = number
     leaves = [
         (numbers(path), RULES[number].render(numbers(path)[-1], state.cells[path, number]))
         for path, number in chosen.items()
     ]
-    key_number, _ = read_varint(key_field, 0)
-    leaves.append(((key_number >> 3,), key_field))
+    leaves.append(((key_number,), key_field))
     return _message(sorted(leaves), 0)
 
 

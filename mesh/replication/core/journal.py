@@ -23,7 +23,7 @@ from mesh.replication.core.clocks import (
     milliseconds,
 )
 from mesh.replication.core.digest import Digest
-from mesh.replication.core.entities import Change, EntityKey, EntityState, from_change, join
+from mesh.replication.core.entities import Change, EntityKey, EntityState, join, received
 from mesh.replication.core.errors import (
     ChainBroken,
     ClockAhead,
@@ -208,7 +208,10 @@ class Journal:
             raise ClockAhead(f"{where} is {ahead / 1000:.0f} s ahead of the clock here")
         if origin == self.origin:
             raise RestoredBackup(f"{where} was written by this region, which lost it")
-        frame.states = [from_change(change) for change in frame.changes]
+        try:
+            frame.states = [received(change) for change in frame.changes]
+        except ChainBroken as error:
+            raise ChainBroken(f"{where} is damaged: {error}") from None
         self._received[origin] = frame.last
         self._received_heads[origin] = hash
         self.waiting.setdefault(origin, deque()).append(frame)

@@ -36,6 +36,8 @@ def read_varint(data: bytes, at: int) -> tuple[int, int]:
         at += 1
         value |= (byte & 127) << shift
         if byte < 128:
+            if value >> 64:
+                raise ChainBroken("a cell is damaged: a number in it has more than 64 bits")
             return value, at
         shift += 7
 
@@ -65,6 +67,33 @@ def read_text(data: bytes, at: int) -> tuple[str, int]:
         return raw.decode(), at
     except UnicodeDecodeError:
         raise ChainBroken("a cell is damaged: its text is not UTF-8") from None
+
+
+def check_field(data: bytes, number: int) -> None:
+    """Raises `ChainBroken` unless bytes are whole encodings, one or more or none, of one field.
+
+    What is inside a length-prefixed value is not looked at: only a schema knows whether that is a
+    text, bytes or a message. Groups are refused; proto3 has none.
+    """
+    at, size = 0, len(data)
+    if size > 1 and data[0] == number << 3 | LENGTH and data[1] == size - 2 < 128:
+        return  # One short text or message, as most values are: the quick way.
+    while at < size:
+        key, at = read_varint(data, at)
+        wire_type = key & 7
+        if key >> 3 != number:
+            raise ChainBroken(f"a cell is damaged: field {key >> 3} in the place of {number}")
+        if wire_type == LENGTH:
+            length, at = read_varint(data, at)
+            at += length
+        elif wire_type == VARINT:
+            _, at = read_varint(data, at)
+        elif wire_type in (FIXED64, FIXED32):
+            at += 8 if wire_type == FIXED64 else 4
+        else:
+            raise ChainBroken(f"a cell is damaged: wire type {wire_type} holds no value")
+    if at > size:
+        raise ChainBroken("a cell is damaged: it is shorter than it says")
 
 
 def tag(number: int, wire_type: int) -> bytes:
