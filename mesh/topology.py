@@ -131,10 +131,30 @@ def load(path: Path) -> Topology:
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f":{mark.line + 1}" if mark else ""
-        raise TopologyError(f"{path}{where}: not valid YAML: {error}") from None
+        raise TopologyError(_not_yaml(path, text, error)) from None
     return _Reader(path).topology(document)
+
+
+def _not_yaml(path: Path, text: str, error: yaml.YAMLError) -> str:
+    """``mesh.yaml:2:11: not valid YAML: mapping values are not allowed here``."""
+    where, problem = str(path), str(error)
+    if isinstance(error, yaml.MarkedYAMLError):
+        mark = error.problem_mark or error.context_mark
+        if mark is not None:
+            where += f":{mark.line + 1}:{mark.column + 1}"
+        problem = error.problem or problem
+        # Where something was left open is what its author looks for, not where the file ends.
+        began = error.context_mark
+        if began is not None and mark is not None and began.line != mark.line:
+            problem += (
+                f". It belongs to what begins at line {began.line + 1}, column {began.column + 1}: "
+                "is a quote or bracket left open, or the indentation uneven?"
+            )
+    elif isinstance(error, yaml.reader.ReaderError):
+        before = text[: error.position].split("\n")
+        where += f":{len(before)}:{len(before[-1]) + 1}"
+        problem = f"the character U+{ord(text[error.position]):04X} is not allowed"
+    return f"{where}: not valid YAML: {problem}"
 
 
 class _Reader:

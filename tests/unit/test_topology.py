@@ -61,6 +61,32 @@ def test_the_projects_own_topology_is_read() -> None:
 @pytest.mark.parametrize(
     ("old", "new", "says"),
     [
+        ("regions:", "regions: a: b", ":3:11: not valid YAML: mapping values are not allowed here"),
+        ("  - {name: us", "\t- {name: us", ":5:1: not valid YAML: found character '\\t' that"),
+        (
+            "{root: media",
+            "{root: 'media",
+            ":11:1: not valid YAML: found unexpected end of stream. "
+            "It belongs to what begins at line 10, column 15: is a quote",
+        ),
+        ("version: 1", "version: \x01", ":1:10: not valid YAML: the character U+0001"),
+        ("version: 1", "version: !!python/name:os.system", ":1:10: not valid YAML: could not"),
+    ],
+)
+def test_what_is_not_yaml_is_one_line_with_its_place(
+    tmp_path: Path, old: str, new: str, says: str
+) -> None:
+    path = write(tmp_path, GOOD.replace(old, new, 1))
+    with pytest.raises(TopologyError) as refused:
+        load(path)
+    message = str(refused.value)
+    assert message.startswith(f"{path}{says}")
+    assert "\n" not in message and "unicode string" not in message
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
         ("version: 1", "version: 2", "version: 1"),
         ("name: us", "name: device", "'device' is taken"),
         ("base_port: 21100", "base_port: 21050", "overlaps eu"),
