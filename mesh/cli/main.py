@@ -56,7 +56,9 @@ def run(arguments: Sequence[str]) -> int:
             print(error.format_message())
             return Exit.USAGE
         hint = f"\n  see `{context.command_path} --help`" if context is not None else ""
-        return _fail(error.format_message() + hint, Exit.USAGE)
+        # Pydantic, with which Typer reads values, begins what it cannot read with two words of its
+        # own.
+        return _fail(error.format_message().replace("Value error, ", "", 1) + hint, Exit.USAGE)
     except BrokenPipeError:
         # Whoever read this went away, as `head` does. Nothing more can be said, also at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -45,7 +45,7 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: st
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(printable(cell, lines=False) for cell in row))
-    _console().print(table if table.row_count else empty)
+    _print(table if table.row_count else empty)
 
 
 def print_fields(fields: Iterable[tuple[str, str]]) -> None:
@@ -56,16 +56,20 @@ def print_fields(fields: Iterable[tuple[str, str]]) -> None:
     for name, value in fields:
         if value:
             table.add_row(name, printable(value))
-    _console().print(table)
+    _print(table)
 
 
-def _console() -> Console:
+def _print(what: Table | str) -> None:
     """Folds lines to a terminal's width; in a pipe they stay whole, to be searched.
 
-    Brackets and colons are what somebody wrote, not markup.
+    Brackets and colons are what somebody wrote, not markup. The blanks with which a table fills
+    its last column say nothing.
     """
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(highlight=False, markup=False, emoji=False, width=width)
+    console = Console(highlight=False, markup=False, emoji=False, width=width)
+    with console.capture() as capture:
+        console.print(what)
+    sys.stdout.writelines(f"{line.rstrip(' ')}\n" for line in capture.get().split("\n")[:-1])
 
 
 def duration(span: timedelta) -> str:

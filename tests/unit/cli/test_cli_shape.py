@@ -52,6 +52,10 @@ def test_help_loads_nothing_heavy() -> None:
         (["bogus"], "No such command 'bogus'"),
         (["channels", "get"], "Missing argument 'CHANNEL'"),
         (["channels", "create", "x", "--width", "wide"], "valid integer"),
+        (
+            ["channels", "create", "x", "--pattern", "nope"],
+            "Invalid value for '--pattern': 'nope' is not one of 'bars', 'clock'.",
+        ),
         (["channels", "create", "x", "--url", "https://a/b", "--file", "c"], "name one source"),
         (["channels", "update", "x"], "name something to change"),
         (["devices", "label", "x"], "--add or --remove"),
