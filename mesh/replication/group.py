@@ -106,6 +106,7 @@ class Group:
         self._hearing = Hearing(peers, int(lost_after * 1000))
         self._last_heard: dict[str, int] = {}
         self._reachable: dict[str, bool] = {}
+        self._linked: set[str] = set()
         self._on_applied = on_applied
         self._views = Renderer(journal, schema)
         self._watchers: set[Watcher] = set()
@@ -285,7 +286,10 @@ class Group:
         return [self._schema.entity(name).message_class for name in names]
 
     def reach(self) -> Mapping[str, Reach]:
-        """How the group's regions stand, the own included."""
+        """How the group's regions stand, the own included: whether they live, as far as is known.
+
+        A region whose own link is down is reachable while another region hears it.
+        """
         now = self._monotonic_ms()
         found = {self.region: Reach(True, self.now_ms())}
         for peer in self.peers:
@@ -326,6 +330,16 @@ class Group:
         """A peer sent something."""
         self._hearing.heard(peer, self._monotonic_ms())
         self._last_heard[peer] = self.now_ms()
+
+    def heard_of(self, clocks: Mapping[str, int]) -> None:
+        """A heartbeat named these clocks of regions."""
+        for peer in self._hearing.heard_of(clocks, self._monotonic_ms()):
+            self._last_heard[peer] = self.now_ms()
+
+    @property
+    def clocks(self) -> Mapping[str, int]:
+        """The clocks of the peers' newest heartbeats, to pass on."""
+        return self._hearing.clocks
 
     def silence_ms(self, peer: str) -> int | None:
         """For how long a peer has been silent; None if it was never heard."""
@@ -388,9 +402,13 @@ class Group:
             reachable = {region: each.reachable for region, each in reach.items()}
             if reachable != self._reachable:
                 self._reachable = reachable
-                self._links.reach_changed({r for r, heard in reachable.items() if heard})
                 for watcher in tuple(self._watchers):
                     watcher.offer(ReachChanged(reach))
+            now = self._monotonic_ms()
+            linked = {peer for peer in self.peers if self._hearing.linked(peer, now)}
+            if linked != self._linked:
+                self._linked = linked
+                self._links.linked_changed(linked)
 
 
 def _link_max_age(contract: Contract) -> float | None:

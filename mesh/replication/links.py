@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 import grpc
@@ -50,6 +50,9 @@ class LinkedGroup(Protocol):
     def heard(self, peer: str) -> None:
         """A peer sent something."""
 
+    def heard_of(self, clocks: Mapping[str, int]) -> None:
+        """A heartbeat named these clocks."""
+
     def silence_ms(self, peer: str) -> int | None:
         """For how long a peer has been silent."""
 
@@ -89,9 +92,9 @@ class Links:
         for signal in self.signals:
             signal.set()
 
-    def reach_changed(self, reachable: Iterable[str]) -> None:
-        """What comes from a region that is not heard is wanted from all others."""
-        lost = set(self._group.peers).difference(reachable)
+    def linked_changed(self, linked: Iterable[str]) -> None:
+        """What comes from a region that is not heard itself is wanted from all others."""
+        lost = set(self._group.peers).difference(linked)
         for follower in self._followers.values():
             follower.relay(lost)
 
@@ -283,6 +286,8 @@ class _Stream:
             self._group.frames_came()
         else:
             self._follower.note_lag()
+        if message.HasField("heartbeat"):
+            self._group.heard_of(self._follower.view.clocks)
         if message.HasField("hello"):
             self.greeted.set()
             self._follower.greeted()

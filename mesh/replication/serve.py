@@ -48,7 +48,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
             while not group.left:
                 while not answers.empty():
                     await context.write(answers.get_nowait())
-                for message in sender.poll(group.now_ms()):
+                for message in sender.poll(group.now_ms(), group.clocks):
                     await context.write(message)
                 if reading.done():
                     await reading

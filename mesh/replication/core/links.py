@@ -7,7 +7,7 @@ that, in the order in which it committed, which is a causal order. Frames travel
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -100,6 +100,8 @@ class PeerView:
 
     origin: Origin | None = None
     vector: Vector = field(default_factory=dict)
+    clocks: dict[str, int] = field(default_factory=dict)
+    """By region, its own included, the clock of the newest heartbeat that reached the peer."""
     diverged: bool = False
 
 
@@ -167,7 +169,7 @@ class Receiver:
         if kind == "frame":
             self._frame(message.frame, now_ms)
         elif kind == "heartbeat":
-            self._heartbeat(message.heartbeat)
+            self._heartbeat(message.heartbeat, now_ms)
         return []
 
     def _frame(self, message: frame_pb2.Frame, now_ms: int) -> None:
@@ -175,9 +177,15 @@ class Receiver:
         size, changes = len(frame.body), len(frame.changes)
         self._owed.append((frame.origin, frame.last, size, changes))
 
-    def _heartbeat(self, message: link_pb2.Heartbeat) -> None:
+    def _heartbeat(self, message: link_pb2.Heartbeat, now_ms: int) -> None:
         vector = vector_from_proto(message.vector)
         self._view.vector = vector
+        # One from the far future would hide all that come after it.
+        self._view.clocks = {
+            region: clock
+            for region, clock in {**message.heard, self._peer: message.clock}.items()
+            if milliseconds(clock) - now_ms <= MAX_AHEAD_MS
+        }
         own = self._journal.origin
         if vector.get(own, 0) > self._journal.vector.get(own, 0):
             raise errors.RestoredBackup(f"{self._peer} knows more of {own} than is here")
@@ -257,14 +265,19 @@ class Sender:
         """Whether the next poll sends frames at once."""
         return self._bytes > 0 and self._changes > 0 and bool(self._open_origins())
 
-    def poll(self, now_ms: int) -> list[link_pb2.FollowResponse]:
-        """What to send now: frames as far as the credit reaches, and a heartbeat when it is due.
+    def poll(self, now_ms: int, heard: Mapping[str, int]) -> list[link_pb2.FollowResponse]:
+        """What to send now: a heartbeat when it is due, and frames as far as the credit reaches.
 
-        Raises `HistoryTruncated` if the log lacks what the receiver needs next.
+        `heard` holds the clocks of the newest heartbeats of other regions, to pass on. Raises
+        `HistoryTruncated` if the log lacks what the receiver needs next.
         """
         if self._wanted is None:
             return []
         messages = []
+        # First on each stream: that a region is alive must not come after its decisions.
+        if self._beat_ms is None or not 0 <= now_ms - self._beat_ms < HEARTBEAT_MS:
+            self._beat_ms = now_ms
+            messages.append(self._heartbeat(now_ms, heard))
         size = 0
         while self._bytes > 0 and self._changes > 0 and size < _READ_BYTES:
             frame = self._next()
@@ -277,17 +290,15 @@ class Sender:
             messages.append(
                 link_pb2.FollowResponse(frame=frame_pb2.Frame(body=frame.body, hash=frame.hash))
             )
-        if self._beat_ms is None or not 0 <= now_ms - self._beat_ms < HEARTBEAT_MS:
-            self._beat_ms = now_ms
-            messages.append(self._heartbeat())
         return messages
 
-    def _heartbeat(self) -> link_pb2.FollowResponse:
+    def _heartbeat(self, now_ms: int, heard: Mapping[str, int]) -> link_pb2.FollowResponse:
         return link_pb2.FollowResponse(
             heartbeat=link_pb2.Heartbeat(
                 vector=vector_to_proto(self._journal.vector),
-                clock=self._journal.clock.last,
+                clock=self._journal.clock.tick(now_ms),
                 digest=self._journal.digest(),
+                heard={region: clock for region, clock in heard.items() if region != self._peer},
             )
         )
 

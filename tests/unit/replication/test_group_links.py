@@ -33,6 +33,7 @@ class Region:
         self.root = root
         self.peers = peers
         self.starts = 0
+        self.cut_off: set[str] = set()
 
     async def start(self) -> None:
         self.group = await Group.open(
@@ -62,8 +63,9 @@ class Region:
         self.group.connect(self.dial)
 
     def dial(self, peer: str) -> grpc.aio.Channel:
+        socket = self.root / ("nobody" if peer in self.cut_off else peer)
         return grpc.aio.insecure_channel(
-            f"unix:{self.root / peer}.sock",
+            f"unix:{socket}.sock",
             options=[("grpc.max_reconnect_backoff_ms", 200)],
             interceptors=[_Named(self.name)],
         )
@@ -152,6 +154,25 @@ async def test_a_lost_region_is_noticed_relayed_and_heard_again(tmp_path: Path) 
         await eu.start()
         await until(lambda: equal(ap, eu, us))
         await until(lambda: ap.group.reach()["eu"].reachable)
+
+
+async def test_a_region_that_only_another_hears_is_reachable(tmp_path: Path) -> None:
+    names = ("ap", "eu", "us")
+    ap, eu, us = (Region(name, tmp_path, tuple(n for n in names if n != name)) for name in names)
+    eu.cut_off, us.cut_off = {"us"}, {"eu"}
+    await asyncio.gather(ap.start(), eu.start(), us.start())
+    try:
+        await until(lambda: all(r.reachable for r in eu.group.reach().values()))
+        await us.title("c1", "by way of ap")
+        await until(lambda: equal(ap, eu, us))
+        (link,) = (link for link in eu.group.status().links if link.peer == "us")
+        assert not link.connected and eu.group.silence_ms("us") is None
+        await us.stop()
+        await until(lambda: not eu.group.reach()["us"].reachable)
+        await us.start()
+        await until(lambda: eu.group.reach()["us"].reachable)
+    finally:
+        await asyncio.gather(*(region.stop() for region in (ap, eu, us)))
 
 
 async def test_streams_are_renewed_before_they_grow_old(tmp_path: Path) -> None:

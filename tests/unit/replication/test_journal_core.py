@@ -254,7 +254,7 @@ def test_a_sender_without_the_history_says_so(pair: tuple[Region, Region]) -> No
     for request in Receiver(us.journal, "channels", "eu", PeerView()).open(["eu"]):
         sender.on_message(request, 1_000_000)
     with pytest.raises(errors.HistoryTruncated, match="held from 2, not from 1"):
-        sender.poll(1_000_000)
+        sender.poll(1_000_000, {})
 
 
 def test_a_peers_error_is_raised_as_it_was_meant(pair: tuple[Region, Region]) -> None:
@@ -292,11 +292,11 @@ def test_a_sender_stays_within_its_credit(pair: tuple[Region, Region]) -> None:
     sender = Sender(eu.journal, eu.log, "channels", "us")
     greeting = link_pb2.FollowRequest(hello=hello(us.journal, "channels", ["eu"]))
     sender.on_message(greeting, 1_000_000)
-    assert [m.WhichOneof("message") for m in sender.poll(1_000_000)] == ["heartbeat"]
+    assert [m.WhichOneof("message") for m in sender.poll(1_000_000, {})] == ["heartbeat"]
     credit = link_pb2.FollowRequest(credit=link_pb2.Credit(bytes=10, changes=10))
     sender.on_message(credit, 1_000_000)
-    assert [m.WhichOneof("message") for m in sender.poll(1_000_500)] == ["frame"]
-    assert [m.WhichOneof("message") for m in sender.poll(1_001_000)] == ["heartbeat"]
+    assert [m.WhichOneof("message") for m in sender.poll(1_000_500, {})] == ["frame"]
+    assert [m.WhichOneof("message") for m in sender.poll(1_001_000, {})] == ["heartbeat"]
 
 
 def test_digests_that_differ_at_equal_vectors_are_noticed() -> None:

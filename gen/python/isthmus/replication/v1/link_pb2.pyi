@@ -265,15 +265,43 @@ class Heartbeat(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class HeardEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     VECTOR_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    HEARD_FIELD_NUMBER: _builtins.int
     clock: _builtins.int
+    """The sender's hybrid logical clock: each of its heartbeats has a higher one."""
     digest: _builtins.bytes
     """SHA-256 sum over the sender's state at `vector`: equal vectors mean equal digests."""
     @_builtins.property
     def vector(self) -> _frame_pb2.Vector:
         """What the sender has made durable."""
+
+    @_builtins.property
+    def heard(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """By region, the highest heartbeat clock of it that has reached the sender on any path. One that
+        rises is a sign of life of that region, also where its own link is down.
+        """
 
     def __init__(
         self,
@@ -281,10 +309,11 @@ class Heartbeat(_message.Message):
         vector: _frame_pb2.Vector | None = ...,
         clock: _builtins.int = ...,
         digest: _builtins.bytes = ...,
+        heard: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "digest", b"digest", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "digest", b"digest", "heard", b"heard", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
