@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.status import Status
 
+from mesh.cli.terminal import printable
 from mesh.local.progress import Progress, Stage, Watcher
 
 
@@ -73,6 +74,5 @@ class _Live:
 
 
 def _trouble(console: Console, progress: Progress) -> None:
-    console.print(f"{progress.part}: {progress.detail}", markup=False, soft_wrap=True)
-    for line in progress.lines[-4:]:
-        console.print(f"    {line}", markup=False, soft_wrap=True)
+    line = printable(f"{progress.part}: {progress.detail}", lines=False)
+    console.print(line, markup=False, soft_wrap=True)

@@ -41,6 +41,7 @@ class Death:
     """How many in a row, this one included."""
     tail: tuple[str, ...]
     """The last lines that it printed."""
+    log: Path
 
     @property
     def cause(self) -> str:
@@ -51,6 +52,16 @@ class Death:
             return signal.Signals(-self.code).name
         except ValueError:
             return f"signal {-self.code}"
+
+    @property
+    def last_words(self) -> str:
+        """What it said of its end, such as ``ValueError: no``; empty if it was ended or said none.
+
+        Log records are JSON objects, and none of them.
+        """
+        if self.code < 0 or not self.tail or self.tail[-1].startswith("{"):
+            return ""
+        return self.tail[-1].strip()
 
 
 class Child:
@@ -139,7 +150,12 @@ class Child:
             code = await process.wait()
             self.deaths = 1 if loop.time() - began > STEADY else self.deaths + 1
             self.last_death = Death(
-                self.name, process.pid, code, self.deaths, tail(self.command.log)
+                self.name,
+                process.pid,
+                code,
+                self.deaths,
+                tail(self.command.log),
+                self.command.log,
             )
             if self._on_death is not None:
                 self._on_death(self.last_death)

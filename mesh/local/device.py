@@ -130,7 +130,7 @@ class Device:
         )
 
     def _died(self, death: Death) -> None:
-        self._watch(Progress(self.name, Stage.DIED, describe(death), death.tail))
+        self._watch(Progress(self.name, Stage.DIED, describe(death)))
         self._changed()
 
 

@@ -206,7 +206,7 @@ class Instance:
         self._changed()
 
     def _died(self, death: Death) -> None:
-        self._watch(Progress(self.name, Stage.DIED, describe(death), death.tail))
+        self._watch(Progress(self.name, Stage.DIED, describe(death)))
         self._changed()
 
     def _remove_sockets(self) -> None:
@@ -221,7 +221,8 @@ class Instance:
 def describe(death: Death) -> str:
     """One sentence about a death that is followed by a restart."""
     again = "" if death.deaths == 1 else f", {death.deaths} times in a row"
-    return f"ended with {death.cause}{again}; starting it again"
+    why = f": {death.last_words}" if death.last_words else ""
+    return f"ended with {death.cause}{again}{why}; starting it again (its log: {death.log})"
 
 
 async def serving(place: Place, within: float = 1.0) -> bool:

@@ -24,8 +24,6 @@ class Progress:
     part: str
     stage: Stage
     detail: str = ""
-    lines: tuple[str, ...] = ()
-    """The last lines of a log, where they explain."""
 
 
 class Watcher(Protocol):

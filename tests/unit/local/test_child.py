@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from mesh.local.child import Child, Command, Death, tail, tied
+from mesh.local.instance import describe
 
 SLEEP = (sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(600)")
 STUBBORN = (
@@ -151,8 +152,28 @@ def test_tail_of_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code, cause", [(3, "exit code 3"), (-15, "SIGTERM"), (-99, "signal 99")])
 def test_a_death_names_its_cause(code: int, cause: str) -> None:
-    assert Death("x", 1, code, 1, ()).cause == cause
+    assert Death("x", 1, code, 1, (), Path("x.log")).cause == cause
 
 
 def test_tied_uses_setpriv() -> None:
     assert tied(("sleep", "1"))[1:] == ("--pdeathsig", "KILL", "--", "sleep", "1")
+
+
+@pytest.mark.parametrize(
+    ("code", "said", "says"),
+    [
+        (-9, ('{"event": "call"}',), "ended with SIGKILL; starting it again (its log: x.log)"),
+        (-9, ("text",), "ended with SIGKILL; starting it again (its log: x.log)"),
+        (1, ('{"event": "call"}',), "ended with exit code 1; starting it again (its log: x.log)"),
+        (1, (), "ended with exit code 1; starting it again (its log: x.log)"),
+        (
+            1,
+            ("Traceback", "ValueError: no"),
+            "ended with exit code 1: ValueError: no; starting it again (its log: x.log)",
+        ),
+    ],
+)
+def test_a_death_is_one_sentence_with_the_way_to_the_log(
+    code: int, said: tuple[str, ...], says: str
+) -> None:
+    assert describe(Death("eu/thing", 7, code, 1, said, Path("x.log"))) == says
