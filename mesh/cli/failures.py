@@ -15,6 +15,7 @@ from mesh.cli.exits import CommandError, Exit
 _BY_CLASS = {
     "mesh.local.errors": (
         ("AlreadyUp", Exit.CONFLICT),
+        ("NotRunning", Exit.CONFLICT),
         ("NotUp", Exit.UNREACHABLE),
         ("NotReady", Exit.NOT_READY),
         ("BadRequest", Exit.NOT_FOUND),

@@ -40,7 +40,7 @@ def region_kill(region: RegionName, mesh: MeshPath = MESH, as_json: AsJson = Fal
 
 @region_app.command("start")
 def region_start(region: RegionName, mesh: MeshPath = MESH, as_json: AsJson = False) -> None:
-    """Starts a killed region again; returns once it is healthy."""
+    """Starts a killed region again; returns once it is healthy. A conflict if it runs."""
     _do(mesh, as_json, f"{region} is up", "region-start", region=region)
 
 
@@ -70,7 +70,7 @@ def device_kill(
 
 @device_app.command("start")
 def device_start(device_id: DeviceId, mesh: MeshPath = MESH, as_json: AsJson = False) -> None:
-    """Starts a killed device again."""
+    """Starts a killed device again. A conflict if it runs."""
     _do(mesh, as_json, f"{device_id} is started", "device-start", device_id=device_id)
 
 

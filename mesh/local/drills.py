@@ -8,9 +8,10 @@ from typing import Any
 
 from mesh.local.control import Handler
 from mesh.local.device import Device
-from mesh.local.errors import AlreadyUp, BadRequest
+from mesh.local.errors import AlreadyUp, BadRequest, NotRunning
 from mesh.local.region import LocalRegion
 from mesh.local.wan import HEALTHY, Fault, Link, Wan
+from mesh.place import EDGE
 from mesh.topology import TopologyError
 
 
@@ -55,15 +56,24 @@ class Drills:
 
     async def workload_kill(self, region: str, workload: str) -> dict[str, Any]:
         """SIGKILL to one workload's process; the supervisor starts it again."""
-        instances = self._region(region).instances
+        instances = {
+            name: instance
+            for name, instance in self._region(region).instances.items()
+            if name != EDGE  # a sidecar alone
+        }
         if workload not in instances:
-            raise BadRequest(f"no workload {workload!r}: there are {', '.join(instances)}")
+            known = ", ".join(instances)
+            raise BadRequest(f"no workload {workload!r} with a process: there are {known}")
+        if not instances[workload].running:
+            raise NotRunning(f"{workload} in {region} does not run: start {region} first")
         return {"pid": instances[workload].crash()}
 
     async def device_kill(self, device_id: str, restart: bool = False) -> dict[str, Any]:
         """SIGKILL to a device's agent; with `restart` the supervisor starts it again."""
         device, _ = self._device(device_id)
         if restart:
+            if not device.running:
+                raise NotRunning(f"{device_id} does not run: start it instead")
             return {"pid": device.crash()}
         pid = device.record().pid
         await device.kill()
@@ -72,6 +82,8 @@ class Drills:
     async def device_start(self, device_id: str) -> dict[str, Any]:
         """Starts a killed device."""
         device, region = self._device(device_id)
+        if device.running:
+            raise AlreadyUp(f"{device_id} runs already: kill it first")
         await region.start_device(device)
         return {"pid": device.record().pid}
 

@@ -1,7 +1,8 @@
 """What can go wrong with a mesh on this machine. Each message says what to do.
 
 LocalError
- ├─ AlreadyUp        a supervisor runs for this state folder
+ ├─ AlreadyUp        a supervisor runs for this state folder, or what shall start runs already
+ ├─ NotRunning       what shall be killed does not run
  ├─ NotUp            none does
  ├─ NotReady         the machine lacks something: a port, disk, a short enough path
  ├─ StartFailed      a process did not become healthy
@@ -17,11 +18,15 @@ class LocalError(Exception):
 
 
 class AlreadyUp(LocalError):
-    """A supervisor runs for this state folder."""
+    """A supervisor runs for this state folder, or what shall start runs already."""
 
     def __init__(self, message: str, pid: int | None = None) -> None:
         super().__init__(message)
         self.pid = pid
+
+
+class NotRunning(LocalError):
+    """What shall be killed does not run."""
 
 
 class NotUp(LocalError):

@@ -129,6 +129,7 @@ def test_each_bad_field_is_named() -> None:
     [
         (CommandError("no", Exit.CONFLICT), Exit.CONFLICT),
         (local_errors.AlreadyUp("up"), Exit.CONFLICT),
+        (local_errors.NotRunning("dead"), Exit.CONFLICT),
         (local_errors.NotUp("down"), Exit.UNREACHABLE),
         (local_errors.NotReady("port"), Exit.NOT_READY),
         (local_errors.StartFailed("died"), Exit.FAILED),

@@ -12,11 +12,17 @@ from typing import Any
 
 import pytest
 
+from mesh.contracts import load
 from mesh.local.control import ControlClient, ControlServer
+from mesh.local.device import Device
 from mesh.local.drills import Drills
-from mesh.local.errors import BadRequest, LocalError, NotUp
+from mesh.local.errors import AlreadyUp, BadRequest, LocalError, NotRunning, NotUp
+from mesh.local.layout import Layout
+from mesh.local.progress import silent
+from mesh.local.region import LocalRegion
+from mesh.local.supervisor import utc_now
 from mesh.local.wan import HEALTHY, Fault, Wan
-from mesh.topology import Address, Region, Topology
+from mesh.topology import Address, DeviceSpec, Region, Topology
 
 
 @pytest.fixture
@@ -126,3 +132,40 @@ async def test_impossible_drills_are_refused(
 ) -> None:
     with pytest.raises(BadRequest, match=message):
         await control.ask(do, **arguments)
+
+
+@pytest.fixture
+def drills(wan: Wan, tmp_path: Path) -> Drills:
+    """The drills of one region, with a device, of which nothing runs."""
+    address = Address("127.0.0.1", 1)
+    topology = Topology(
+        path=tmp_path / "mesh.yaml",
+        trust_domain="isthmus.test",
+        regions=(Region("eu", "127.0.0.1", 1),),
+        workloads=("authority", "channels"),
+        devices=(DeviceSpec("encoder-1", "eu", 1),),
+        media_root=tmp_path,
+        origin=address,
+        otlp=None,
+    )
+    region = LocalRegion(load(), Layout.of(topology), "eu", silent, lambda: None, utc_now)
+    return Drills(wan, {"eu": region})
+
+
+async def test_what_runs_is_not_started_again(
+    drills: Drills, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Device, "running", True)
+    with pytest.raises(AlreadyUp, match="encoder-1 runs already: kill it first"):
+        await drills.device_start("encoder-1")
+    with pytest.raises(AlreadyUp, match="eu runs already: kill it first"):
+        await drills.region_start("eu")
+
+
+async def test_what_does_not_run_cannot_crash(drills: Drills) -> None:
+    with pytest.raises(NotRunning, match="channels in eu does not run: start eu first"):
+        await drills.workload_kill("eu", "channels")
+    with pytest.raises(NotRunning, match="encoder-1 does not run: start it instead"):
+        await drills.device_kill("encoder-1", restart=True)
+    with pytest.raises(BadRequest, match="no workload 'edge' with a process"):
+        await drills.workload_kill("eu", "edge")
