@@ -20,6 +20,9 @@ _log = logging.getLogger("isthmus.replication")
 
 FLUSH_SECONDS = 5.0
 FLUSH_ENTITIES = 20_000
+_FLUSH_PIECE = 100
+"""How many states are stored at once: commits wait for no more, about 5 ms."""
+
 RETRY_SECONDS = 1.0
 
 
@@ -139,19 +142,25 @@ class Committer:
                 await self.flush()
 
     async def flush(self) -> None:
-        """Brings the stored state up to what is committed now. A failure is logged, not raised."""
-        if not self._unflushed:
-            return
-        entities, self._unflushed = self._unflushed, set()
-        states = {entity: self._journal.committed[entity] for entity in entities}
-        vector = dict(self._journal.vector)
+        """Brings the stored state up to what is committed now. A failure is logged, not raised.
+
+        Commits go in between its pieces.
+        """
+        entities, self._unflushed = list(self._unflushed), set()
+        watermark = dict(self._journal.vector)
+        loop = asyncio.get_running_loop()
         try:
-            await asyncio.get_running_loop().run_in_executor(
-                self._thread, self._store.flush, states, vector
-            )
+            while entities:
+                piece = entities[-_FLUSH_PIECE:]
+                states = {entity: self._journal.committed[entity] for entity in piece}
+                done = watermark if len(piece) == len(entities) else None
+                await loop.run_in_executor(self._thread, self._store.flush, states, done)
+                del entities[-_FLUSH_PIECE:]
         except StoreError as error:
-            self._unflushed |= entities
             _log.warning("group %s could not flush its state: %s", self._name, error)
+        finally:
+            # Else the next watermark would promise what is not stored.
+            self._unflushed.update(entities)
 
     async def close(self) -> None:
         """Commits what is queued, flushes, and lets go of the store."""

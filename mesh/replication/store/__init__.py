@@ -37,8 +37,14 @@ class Store(Protocol):
     def commit(self, batch: Batch) -> list[StoredFrame]:
         """Makes a batch durable in one transaction: frames, positions, receipts, history."""
 
-    def flush(self, states: Mapping[EntityKey, EntityState], vector: Mapping[Origin, int]) -> None:
-        """Stores states as of a vector, which becomes the watermark."""
+    def flush(
+        self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None = None
+    ) -> None:
+        """Stores states of what is committed.
+
+        A `watermark` says that with these all states are stored as of that vector or later:
+        recovery replays what is above it. Replay may meet changes that a state has already.
+        """
 
     def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
         """An origin's frames that end beyond a sequence number; at least one if there is any."""

@@ -1,8 +1,8 @@
 """The embedded store: one SQLite database for each group and region.
 
 WAL with `synchronous=FULL`: what `commit` returned for survives a power cut. The journal has one
-row for each frame. State is flushed behind the journal, with its watermark in the same
-transaction; recovery loads it and replays the journal above the watermark.
+row for each frame. State is flushed behind the journal, in pieces; recovery loads it and replays
+the journal above the watermark of the last flush that was whole.
 """
 
 from __future__ import annotations
@@ -286,16 +286,19 @@ class SqliteStore:
             self._pruned_ms = now_ms
             cursor.execute("DELETE FROM receipts WHERE time_ms < ?", (now_ms - RECEIPTS_KEPT_MS,))
 
-    def flush(self, states: Mapping[EntityKey, EntityState], vector: Mapping[Origin, int]) -> None:
-        """Stores states as of a vector, which becomes the watermark."""
-        with self._transaction() as cursor:
+    def flush(
+        self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None = None
+    ) -> None:
+        """Stores states of what is committed; see `mesh.replication.store.Store`."""
+        # Not synced by itself: a power cut may undo it, whole and in order, and the journal has it.
+        with self._transaction("NORMAL") as cursor:
             cursor.executemany(
                 "INSERT OR REPLACE INTO states VALUES (?, ?, ?)",
                 ((*entity, entities.encode(state)) for entity, state in states.items()),
             )
             cursor.executemany(
                 "UPDATE positions SET flushed = ? WHERE region = ? AND incarnation = ?",
-                [(sequence, *origin) for origin, sequence in vector.items()],
+                [(sequence, *origin) for origin, sequence in (watermark or {}).items()],
             )
 
     def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
@@ -346,12 +349,13 @@ class SqliteStore:
         os.close(self._lock)
 
     @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Cursor]:
+    def _transaction(self, synchronous: str = "FULL") -> Iterator[sqlite3.Cursor]:
         if self._broken is not None:
             raise self._broken
         with self._translated():
             cursor = self._writer.cursor()
             try:
+                cursor.execute(f"PRAGMA synchronous={synchronous}")
                 cursor.execute("BEGIN IMMEDIATE")
                 yield cursor
                 cursor.execute("COMMIT")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from mesh.replication import (
     WriteContext,
     WriteNotStored,
 )
+from mesh.replication import committer as committing
 from mesh.replication import watch as watching
 from mesh.replication.errors import SchemaError, StoreFull, WriteTooLarge
 from tests.support.regions import CHANNEL, FIRST_OPERATOR, contract
@@ -238,6 +240,67 @@ async def test_what_a_crash_left_unflushed_is_flushed_by_the_next_life(
     group = await open_group(copy, clock)
     assert [channel.channel_id for channel in group.list(Channel)] == ["c1", "c2", "c3"]
     await group.close()
+
+
+async def test_commits_go_between_the_pieces_of_a_flush(
+    group: Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(4):
+        await group.write(create(f"c{number}"), FIRST_OPERATOR)
+    monkeypatch.setattr(committing, "_FLUSH_PIECE", 1)
+    steps: list[str] = []
+    flush, commit = group._store.flush, group._store.commit
+    monkeypatch.setattr(
+        group._store, "flush", lambda *given: (steps.append("flush"), flush(*given))
+    )
+    monkeypatch.setattr(
+        group._store, "commit", lambda batch: (steps.append("commit"), commit(batch))
+    )
+    flushing = asyncio.create_task(group._committer.flush())
+    await asyncio.gather(flushing, group.write(create("c4"), FIRST_OPERATOR))
+    assert steps.count("flush") == 4
+    assert "commit" in steps[1:3]
+
+
+@pytest.mark.parametrize("ended", ["full disk", "close"])
+async def test_a_flush_that_is_not_whole_loses_nothing(
+    tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    monkeypatch.setattr(committing, "_FLUSH_PIECE", 1)
+    group = await open_group(tmp_path, clock)
+    for number in range(4):
+        await group.write(create(f"c{number}", "first"), FIRST_OPERATOR)
+    flush, pieces = group._store.flush, []
+
+    def piece(*given: object) -> None:
+        pieces.append(given)
+        if len(pieces) == 3:
+            if ended == "close":
+                loop.call_soon_threadsafe(flushing.cancel)
+            else:
+                raise StoreFull("no space")
+        flush(*given)
+
+    monkeypatch.setattr(group._store, "flush", piece)
+    loop = asyncio.get_running_loop()
+    flushing = asyncio.create_task(group._committer.flush())
+    await asyncio.gather(flushing, return_exceptions=True)
+    for number in range(4):
+        await group.write(create(f"d{number}", "second"), FIRST_OPERATOR)
+    # A crash now finds some states that are newer than the watermark.
+    copy = tmp_path / "crashed"
+    copy.mkdir()
+    for file in tmp_path.glob("channels.sqlite3*"):
+        shutil.copy(file, copy)
+    crashed = await open_group(copy, clock)
+    assert crashed.journal.digest() == group.journal.digest()
+    await crashed.close()
+    # The next flush is whole: what it promises is stored.
+    await group.close()
+    again = await open_group(tmp_path, clock)
+    assert again.journal.digest() == group.journal.digest()
+    assert not again._committer._unflushed
+    await again.close()
 
 
 async def test_writers_share_commits(group: Group) -> None:
