@@ -30,7 +30,7 @@ MEANINGS = {
     Exit.CONFLICT: "It exists already, or its present state does not allow that.",
     Exit.NOT_READY: "This machine lacks something: a free port, disk space, a tool.",
     Exit.INTERNAL: "A fault of Isthmus itself; please report it.",
-    Exit.INTERRUPTED: "Ctrl-C.",
+    Exit.INTERRUPTED: "Ctrl-C, or told to stop, before it was done.",
 }
 
 

@@ -20,8 +20,12 @@ def up(
     mesh: MeshPath = MESH,
     as_json: AsJson = False,
 ) -> None:
-    """Runs all regions, with devices and the WAN between, until Ctrl-C or `isthmus down`."""
+    """Runs all regions, with devices and the WAN between, until Ctrl-C or `isthmus down`.
+
+    Exits with 0 if it is stopped once all was healthy, and with 130 if it is stopped before.
+    """
     from mesh.cli import output
+    from mesh.cli.exits import CommandError, Exit
     from mesh.cli.progress import view
     from mesh.local.layout import Layout
     from mesh.topology import load
@@ -46,10 +50,13 @@ def up(
             from mesh.contracts import load as load_contract
             from mesh.local.supervisor import Supervisor
 
-            async def supervise() -> None:
-                await Supervisor(load_contract(), layout, watch).run(tell)
+            async def supervise() -> bool:
+                return await Supervisor(load_contract(), layout, watch).run(tell)
 
-            asyncio.run(supervise())
+            if not asyncio.run(supervise()):
+                raise CommandError("stopped before everything was up", Exit.INTERRUPTED)
+            if not as_json:
+                print("Everything is stopped.")
 
 
 def _welcome(layout: Layout, record: Record, detached: bool) -> None:

@@ -76,10 +76,10 @@ class Supervisor:
             layout.control, {"down": self._down, "describe": self.describe, **drills.handlers()}
         )
 
-    async def run(self, when_up: Callable[[Record], None]) -> None:
+    async def run(self, when_up: Callable[[Record], None]) -> bool:
         """Starts everything, calls `when_up`, and returns when all is stopped again.
 
-        Stops on SIGINT, SIGTERM, SIGHUP or the control socket's `down`. Raises `AlreadyUp`,
+        Returns False if it was told to stop before everything was up. Stops on SIGINT, SIGTERM, SIGHUP or the control socket's `down`. Raises `AlreadyUp`,
         `NotReady` or `StartFailed`; nothing is left running then either.
         """
         self._layout.prepare()
@@ -89,7 +89,8 @@ class Supervisor:
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 loop.add_signal_handler(number, self._stopping.set)
             try:
-                if await self._start_unless_stopped():
+                started = await self._start_unless_stopped()
+                if started:
                     self._note_phase("up", healthy_ms=_milliseconds(self._now()))
                     when_up(self._current())
                     await self._until_stopped()
@@ -97,6 +98,7 @@ class Supervisor:
                 self._note_phase("stopping")
                 await self._stop()
                 self._layout.record.unlink(missing_ok=True)
+            return started
 
     async def describe(self) -> dict[str, object]:
         """The record, with the links' faults."""

@@ -152,12 +152,14 @@ def test_ctrl_c_stops_everything_in_time(mesh_folder: Path) -> None:
     assert time.monotonic() - began < 10
     assert supervisor.returncode == Exit.OK, problems
     assert "Ctrl-C stops everything." in said
+    assert said.endswith("Everything is stopped.\n")
     assert "Traceback" not in problems
     assert not any(alive(pid) for pid in running)
     assert not layout.run.exists()
 
 
-def test_a_signal_while_it_starts_stops_it(mesh_folder: Path) -> None:
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_it_starts_stops_it(mesh_folder: Path, number: signal.Signals) -> None:
     supervisor = subprocess.Popen(
         [sys.executable, "-m", "mesh.cli", "up"], cwd=mesh_folder, stderr=subprocess.PIPE, text=True
     )
@@ -167,9 +169,10 @@ def test_a_signal_while_it_starts_stops_it(mesh_folder: Path) -> None:
         "something runs",
     )
     running = [process.pid for process in record_of(mesh_folder).processes if process.pid]
-    supervisor.terminate()
+    supervisor.send_signal(number)
     _, problems = supervisor.communicate(timeout=30)
-    assert supervisor.returncode == Exit.OK, problems
+    assert supervisor.returncode == Exit.INTERRUPTED, problems
+    assert problems.endswith("isthmus: stopped before everything was up\n")
     assert not any(alive(pid) for pid in running)
 
 
