@@ -49,11 +49,21 @@ class Signer:
         except SigningRequestRefused as error:
             raise _bad_request(error) from None
 
-    def sign(self, signing_request: bytes, subject: Identity) -> pb.Certificate:
-        """A certificate for `subject`. Raises `InvalidArgument` or `FailedPrecondition`."""
+    def sign(
+        self, signing_request: bytes, subject: Identity, enrolled_ms: int | None
+    ) -> pb.Certificate:
+        """A certificate for `subject`, who enrolled at `enrolled_ms` (None: it is not said).
+
+        Raises `InvalidArgument` or `FailedPrecondition`.
+        """
         try:
             leaf = authority.sign(
-                self._issuer, signing_request, subject, self.now(), self._hosts(subject)
+                self._issuer,
+                signing_request,
+                subject,
+                self.now(),
+                self._hosts(subject),
+                enrolled_ms,
             )
         except SigningRequestRefused as error:
             raise _bad_request(error) from None
@@ -87,7 +97,9 @@ class EnrolmentService(rpc.EnrolmentServiceServicer):
             )
         except TokenRefused as error:
             raise Unauthenticated(str(error), reason="TOKEN_REFUSED") from None
-        return pb.EnrolResponse(certificate=self._signer.sign(request.signing_request, subject))
+        enrolled_ms = _milliseconds(self._signer.now()) if isinstance(subject, DeviceId) else None
+        certificate = self._signer.sign(request.signing_request, subject, enrolled_ms)
+        return pb.EnrolResponse(certificate=certificate)
 
 
 class AuthorityService(rpc.AuthorityServiceServicer):
@@ -101,11 +113,14 @@ class AuthorityService(rpc.AuthorityServiceServicer):
 
     async def Renew(self, request: pb.RenewRequest, context: _Context) -> pb.RenewResponse:
         """A fresh certificate for the caller's own identity."""
+        principal = caller()
         try:
-            subject = spiffe.parse(caller().spiffe_id)
+            subject = spiffe.parse(principal.spiffe_id)
         except IdentityError as error:
             raise PermissionDenied(str(error), reason="NO_IDENTITY") from None
-        return pb.RenewResponse(certificate=self._signer.sign(request.signing_request, subject))
+        # Renewed ever so often, it remains the certificate of that one enrolment.
+        certificate = self._signer.sign(request.signing_request, subject, principal.enrolled_ms)
+        return pb.RenewResponse(certificate=certificate)
 
     async def CreateJoinToken(
         self, request: pb.CreateJoinTokenRequest, context: _Context
@@ -123,6 +138,10 @@ class AuthorityService(rpc.AuthorityServiceServicer):
         )
         response.expires.FromDatetime(now + lifetime)
         return response
+
+
+def _milliseconds(time: datetime) -> int:
+    return int(time.timestamp() * 1000)
 
 
 def _certificate(leaf: Leaf) -> pb.Certificate:

@@ -68,7 +68,8 @@ def edge(
     """mTLS from operators and devices; whatever they claim about themselves is replaced."""
     manager = _manager(place, EDGE, routes, [rbac.deny_all()], methods)
     manager.forward_client_cert_details = _Details.SANITIZE_SET
-    _name_peer(manager)
+    # The subject says when a device enrolled: what was deleted since is refused.
+    _name_peer(manager, subject=True)
     return _tcp(EDGE, address, place, sds, manager, client_certificate=True)
 
 
@@ -133,9 +134,9 @@ def _manager(
     )
 
 
-def _name_peer(manager: hcm.HttpConnectionManager) -> None:
+def _name_peer(manager: hcm.HttpConnectionManager, *, subject: bool = False) -> None:
     manager.set_current_client_cert_details = hcm.HttpConnectionManagerSetCurrentClientCertDetails(
-        uri=True
+        uri=True, subject=True if subject else None
     )
 
 

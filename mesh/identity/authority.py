@@ -97,11 +97,14 @@ def sign(
     identity: Identity,
     now: datetime,
     hosts: Sequence[str] = (),
+    enrolled_ms: int | None = None,
 ) -> Leaf:
     """A leaf for `identity` over the key in a DER signing request.
 
     Nothing but the key is read from the request. `hosts` are further DNS names and IP addresses,
-    for edges. The leaf lasts `LEAF_LIFETIME`, or as long as its issuer if that ends sooner.
+    for edges. `enrolled_ms` is when the holder enrolled (milliseconds since 1970); it stands in the
+    subject's dnQualifier (RFC 4519, 2.8), and goes from leaf to leaf. The leaf lasts
+    `LEAF_LIFETIME`, or as long as its issuer if that ends sooner.
 
     Raises `SigningRequestRefused` unless the request is self-signed by an ECDSA P-256 key, and
     `IssuerExpired` if the issuer has ended.
@@ -115,7 +118,7 @@ def sign(
     ]
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(_name(identity.dns_name))
+        .subject_name(_name(identity.dns_name, enrolled_ms))
         .issuer_name(issuer.certificate.subject)
         .public_key(public_key)
         .serial_number(x509.random_serial_number())
@@ -224,9 +227,12 @@ def _key_usage(*, ca: bool) -> x509.KeyUsage:
     )
 
 
-def _name(common_name: str) -> x509.Name:
+def _name(common_name: str, qualifier: int | None = None) -> x509.Name:
     # RFC 5280 allows 64 characters; identities are in the subject alternative names.
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])])
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, common_name[:64])]
+    if qualifier is not None:
+        attributes.append(x509.NameAttribute(NameOID.DN_QUALIFIER, str(qualifier)))
+    return x509.Name(attributes)
 
 
 def _host(host: str) -> x509.GeneralName:

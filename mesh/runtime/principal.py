@@ -9,7 +9,7 @@ about operators and devices alone, who have no other way in: workloads come by t
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 Kind = Literal["workload", "operator", "device", "unenrolled"]
@@ -22,6 +22,9 @@ _SPIFFE = re.compile(
 # One `Key=value` pair of an element; Envoy quotes values that hold a comma, semicolon or equals.
 _PAIR = re.compile(r'([A-Za-z]+)=("(?:[^"\\]|\\.)*"|[^;,]*)')
 
+# In a subject as Envoy prints it (RFC 2253): a comma inside a value has a backslash before it.
+_ENROLLED = re.compile(r"(?<![^,])(?<!\\,)dnQualifier=([0-9]{1,15})(?![^,])")
+
 
 class UntrustedCaller(Exception):
     """The header is missing, malformed, or of another trust domain."""
@@ -32,7 +35,9 @@ class Principal:
     """An authenticated caller.
 
     `name` is the workload's, operator's or device's; `region` is set for workloads only. `hop` is
-    the SPIFFE identity of the sidecar or edge that the call came by.
+    the SPIFFE identity of the sidecar or edge that the call came by. `enrolled_ms` is when the
+    holder of the certificate enrolled (milliseconds since 1970), as an edge read it there; a
+    renewal keeps it. None if the certificate does not say, or no edge was asked.
     """
 
     kind: Kind
@@ -40,6 +45,7 @@ class Principal:
     spiffe_id: str
     hop: str
     region: str | None = None
+    enrolled_ms: int | None = None
 
     def __str__(self) -> str:
         return self.spiffe_id or self.kind
@@ -51,7 +57,8 @@ UNENROLLED = Principal("unenrolled", "", "", "")
 
 def from_header(header: str, trust_domain: str) -> Principal:
     """The principal that a header names. Raises `UntrustedCaller`."""
-    uris = [_uri(element) for element in _elements(header)]
+    elements = _elements(header)
+    uris = [_uri(element) for element in elements]
     if not uris or uris[-1] is None:
         raise UntrustedCaller("the sidecar named no peer in x-forwarded-client-cert")
     hop = _identity(uris[-1], trust_domain, hop=uris[-1])
@@ -65,7 +72,7 @@ def from_header(header: str, trust_domain: str) -> Principal:
         raise UntrustedCaller(
             f"{hop} speaks for {principal}: edges speak for operators and devices alone"
         )
-    return principal
+    return replace(principal, enrolled_ms=_enrolled_ms(elements[-2]))
 
 
 def _identity(uri: str, trust_domain: str, hop: str) -> Principal:
@@ -93,5 +100,14 @@ def _elements(header: str) -> list[str]:
 
 
 def _uri(element: str) -> str | None:
-    uris = [value.strip('"') for key, value in _PAIR.findall(element) if key.lower() == "uri"]
-    return uris[0] if len(uris) == 1 else None
+    return _only(element, "uri")
+
+
+def _enrolled_ms(element: str) -> int | None:
+    found = _ENROLLED.findall(_only(element, "subject") or "")
+    return int(found[0]) if len(found) == 1 else None
+
+
+def _only(element: str, wanted: str) -> str | None:
+    values = [value.strip('"') for key, value in _PAIR.findall(element) if key.lower() == wanted]
+    return values[0] if len(values) == 1 else None

@@ -30,7 +30,7 @@ def next_epoch(known: Session, now_ms: int) -> int:
     return max(now_ms, known.epoch + 1)
 
 
-def introduced(known: Device | None, hello: Hello) -> tuple[Device, list[str]]:
+def introduced(known: Device | None, hello: Hello, enrolled_ms: int) -> tuple[Device, list[str]]:
     """The device that a hello describes, and the paths that differ from what is known."""
     device = Device(
         device_id=hello.device_id,
@@ -39,9 +39,11 @@ def introduced(known: Device | None, hello: Hello) -> tuple[Device, list[str]]:
         capacity=hello.capacity,
         duty=DUTY_ACTIVE,
         location=hello.location,
+        enrolled_ms=enrolled_ms,
     )
     before = known or Device()
-    paths = [path for path in ("region", "model", "capacity") if _differs(before, device, path)]
+    plain = ("region", "model", "capacity", "enrolled_ms")
+    paths = [path for path in plain if _differs(before, device, path)]
     paths += [
         f"location.{path}"
         for path in ("site", "rack")

@@ -29,6 +29,7 @@ from mesh.runtime import (
     Aborted,
     InvalidArgument,
     PermissionDenied,
+    Principal,
     RpcError,
     Unavailable,
     call_context,
@@ -137,12 +138,25 @@ class Gateway(DeviceGatewayServiceServicer):
             )
         if self._stopping:
             raise _stopping()
+        self._refuse_deleted(principal)
         return first.hello
 
+    def _refuse_deleted(self, device: Principal) -> None:
+        """Who was deleted comes back by enrolling again: its former certificates let nobody in."""
+        view = self._group.get_view(Device, device.name)
+        if view is None or not view.deleted:
+            return
+        if device.enrolled_ms is None or device.enrolled_ms <= view.last_change.time_ms:
+            raise _deleted()
+
     async def _open(self, hello: api.Hello) -> Session:
+        enrolled_ms = caller().enrolled_ms or 0
+
         def change(transaction: Transaction) -> Device:
             known = transaction.get(Device, hello.device_id)
-            device, paths = domain.introduced(known, hello)
+            if known is not None and enrolled_ms < known.enrolled_ms:
+                raise _enrolled_again()
+            device, paths = domain.introduced(known, hello, enrolled_ms)
             before = known.session if known is not None else StoredSession()
             epoch = domain.next_epoch(before, transaction.now_ms)
             device.session.CopyFrom(self._stored(epoch, 0, transaction.now_ms))
@@ -268,7 +282,7 @@ class Gateway(DeviceGatewayServiceServicer):
         if session is None or not isinstance(device, Device):
             return
         if view.deleted:
-            session.end(Aborted("the device was deleted: connect again", reason="DELETED"))
+            session.end(_deleted())
             return
         stored = device.session
         if stored.epoch < session.epoch or (
@@ -347,6 +361,21 @@ def _response(order: domain.Order) -> api.ConnectResponse:
 
 def _newer() -> RpcError:
     return Aborted("a newer session of this device took over", reason="NEWER_SESSION")
+
+
+def _deleted() -> RpcError:
+    return PermissionDenied(
+        "the device was deleted: to have it back, enrol it again with a new join token",
+        reason="DEVICE_DELETED",
+    )
+
+
+def _enrolled_again() -> RpcError:
+    return PermissionDenied(
+        "the device was enrolled again since this certificate's enrolment: if this one is the "
+        "right one, enrol it with a new join token",
+        reason="ENROLLED_AGAIN",
+    )
 
 
 def _stopping() -> RpcError:

@@ -81,6 +81,7 @@ METHODS = (
     _method("Operate", Callers(roles=frozenset({Role.OPERATOR})), **_REPEATABLE),
     _method("Report", Callers(roles=frozenset({Role.DEVICE})), locality=Locality.LOCAL),
 )
+ENROLLED_MS = 1_700_000_000_123
 CONTRACT = Contract(
     {
         SERVICE: Service(SERVICE, "beta", None, "tests", "", METHODS, _HERE),
@@ -190,11 +191,14 @@ class SmallMesh:
         )
 
     def credentials(self, identity: Identity, region: str = "eu") -> Credentials:
-        """A fresh certificate from a region's authority."""
+        """A fresh certificate from a region's authority; devices enrolled at `ENROLLED_MS`."""
         key = keys.make_key()
         hosts = ["localhost", "127.0.0.1"] if identity.path.endswith(f"/{EDGE}") else []
         request = keys.signing_request(key)
-        leaf = authority.sign(self.issuers[region], request, identity, utc_now(), hosts)
+        enrolled_ms = ENROLLED_MS if isinstance(identity, DeviceId) else None
+        leaf = authority.sign(
+            self.issuers[region], request, identity, utc_now(), hosts, enrolled_ms
+        )
         return Credentials(
             identity.uri, leaf.chain_pem, keys.key_pem(key), leaf.trust_pem, leaf.not_after
         )

@@ -18,7 +18,8 @@ from cryptography import x509
 from mesh.agent import EnrolmentRefused, PortTaken, SidecarDied, State
 from mesh.identity.spiffe import DeviceId, OperatorId, WorkloadId
 from mesh.local.wan import HEALTHY, Fault
-from tests.e2e.sidecars import DOMAIN, SmallMesh, call, path, status_of
+from mesh.runtime.principal import from_header
+from tests.e2e.sidecars import DOMAIN, ENROLLED_MS, SmallMesh, call, path, status_of
 from tests.support.ports import free_blocks
 
 pytestmark = pytest.mark.e2e
@@ -122,7 +123,10 @@ async def test_edges_check_roles_and_pass_the_principal_on(mesh: SmallMesh) -> N
         "spiffe://mesh.test/region/eu/workload/edge",
     ]
     device = mesh.through_edge("eu", DEVICE)
-    assert _uris(await call(device, "Report"))[0] == DEVICE.uri
+    reported = await call(device, "Report")
+    assert _uris(reported)[0] == DEVICE.uri
+    principal = from_header(reported.removeprefix("eu "), DOMAIN)
+    assert (principal.name, principal.enrolled_ms) == ("encoder-1", ENROLLED_MS)
     assert (await status_of(call(operator, "Report")))[0] == DENIED
     assert (await status_of(call(device, "Operate")))[0] == DENIED
     assert (await status_of(call(operator, "Echo")))[0] == DENIED

@@ -233,6 +233,7 @@ def test_inbound_requires_a_certificate_denies_by_default_and_appends_the_peer(
 def test_an_edge_replaces_what_clients_claim() -> None:
     http = manager("eu", EDGE, "edge")
     assert http["forward_client_cert_details"] == "SANITIZE_SET"
+    assert http["set_current_client_cert_details"] == {"uri": True, "subject": True}
     assert http["http_filters"][0]["typed_config"]["rules"] == {}
 
 

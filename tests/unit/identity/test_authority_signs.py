@@ -8,6 +8,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -149,6 +150,15 @@ def _request(
 def test_other_keys_than_p256_are_refused(request_: bytes) -> None:
     with pytest.raises(SigningRequestRefused, match="must be ECDSA P-256"):
         authority.sign(REGION, request_, CHANNELS, NOW)
+
+
+def test_a_leaf_says_when_its_holder_enrolled() -> None:
+    device = DeviceId(DOMAIN, "encoder-1")
+    certificate = _leaf(authority.sign(REGION, REQUEST, device, NOW, enrolled_ms=1_700_000_000_123))
+    (found,) = certificate.subject.get_attributes_for_oid(NameOID.DN_QUALIFIER)
+    assert found.value == "1700000000123"
+    unsaid = _leaf(authority.sign(REGION, REQUEST, device, NOW))
+    assert not unsaid.subject.get_attributes_for_oid(NameOID.DN_QUALIFIER)
 
 
 def test_a_request_that_its_key_did_not_sign_is_refused() -> None:

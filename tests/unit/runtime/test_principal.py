@@ -46,6 +46,23 @@ def test_an_edge_vouches_for_no_workload(claimed: str) -> None:
         from_header(through_edge(claimed), DOMAIN)
 
 
+@pytest.mark.parametrize(
+    ("subject", "enrolled_ms"),
+    [
+        ("dnQualifier=1700000000123,CN=cam-1.device.isthmus.test", 1_700_000_000_123),
+        ("CN=cam-1.device.isthmus.test", None),
+        ("CN=x\\,dnQualifier=17", None),
+        ("dnQualifier=17,dnQualifier=18,CN=x", None),
+        ("dnQualifier=-1,CN=x", None),
+    ],
+)
+def test_an_edge_says_when_its_client_enrolled(subject: str, enrolled_ms: int | None) -> None:
+    client = f'Subject="{subject}";URI={device()}'
+    assert from_header(f"{client},{element(workload('edge'))}", DOMAIN).enrolled_ms == enrolled_ms
+    forged = f"{client},{element(workload('channels'))}"
+    assert from_header(forged, DOMAIN).enrolled_ms is None
+
+
 def test_what_stands_before_the_edges_own_client_proves_nothing() -> None:
     principal = from_header(f"{element(operator())},{through_edge(device())}", DOMAIN)
     assert principal.spiffe_id == device()

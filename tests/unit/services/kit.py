@@ -32,10 +32,14 @@ def own_writes() -> WriteContext:
     return WriteContext(actor=ACTOR)
 
 
-def calls_as(kind: str, name: str, method: str = "/test/Test") -> None:
+def calls_as(
+    kind: str, name: str, method: str = "/test/Test", enrolled_ms: int | None = None
+) -> None:
     """Makes this task's calls come from a device or an operator."""
     uri = f"spiffe://isthmus.test/{kind}/{name}"
-    principal = Principal("device" if kind == "device" else "operator", name, uri, uri)
+    principal = Principal(
+        "device" if kind == "device" else "operator", name, uri, uri, enrolled_ms=enrolled_ms
+    )
     current.set(Call(method, principal))
 
 

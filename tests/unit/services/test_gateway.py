@@ -58,8 +58,13 @@ class Connected:
     heard: list[api.ConnectResponse] = field(default_factory=list)
     task: asyncio.Task[None] | None = None
 
-    def start(self, hello: api.Hello | None = None, name: str | None = None) -> Connected:
-        calls_as("device", name or self.device_id)
+    def start(
+        self,
+        hello: api.Hello | None = None,
+        name: str | None = None,
+        enrolled_ms: int | None = None,
+    ) -> Connected:
+        calls_as("device", name or self.device_id, enrolled_ms=enrolled_ms)
         first = hello or api.Hello(device_id=self.device_id, region="eu", capacity=2)
         self.requests.put_nowait(api.ConnectRequest(hello=first))
         self.task = asyncio.create_task(self._run())
@@ -210,6 +215,48 @@ async def test_hello_comes_first_and_once(bench: Bench) -> None:
     assert one.task is not None
     with pytest.raises(InvalidArgument, match="once"):
         await one.task
+
+
+async def test_a_deleted_device_comes_back_by_enrolling_again_alone(bench: Bench) -> None:
+    one = bench.connect("encoder-1")
+    await until(lambda: one.heard)
+
+    def delete(transaction: Transaction) -> Device:
+        transaction.delete(Device, "encoder-1")
+        return Device()
+
+    await bench.group.write(delete, own_writes())
+    assert one.task is not None
+    with pytest.raises(PermissionDenied, match="was deleted"):
+        await one.task
+    view = bench.group.get_view(Device, "encoder-1")
+    assert view is not None
+    deleted_ms = view.last_change.time_ms
+    for enrolled_ms in (None, deleted_ms - 3_600_000, deleted_ms):
+        former = Connected(bench.gateway, "encoder-1").start(enrolled_ms=enrolled_ms)
+        assert former.task is not None
+        with pytest.raises(PermissionDenied, match="enrol it again"):
+            await former.task
+    assert bench.group.get(Device, "encoder-1") is None
+    anew = Connected(bench.gateway, "encoder-1").start(enrolled_ms=deleted_ms + 1)
+    await until(lambda: anew.heard)
+    assert bench.device("encoder-1").capacity == 2
+
+
+async def test_the_latest_enrolment_shuts_out_earlier_ones(bench: Bench) -> None:
+    """So a stolen certificate ends by enrolling the device again, or by deleting it."""
+    first = Connected(bench.gateway, "encoder-1").start(enrolled_ms=5_000)
+    await until(lambda: first.heard)
+    again = Connected(bench.gateway, "encoder-1").start(enrolled_ms=9_000)
+    await until(lambda: again.heard)
+    for enrolled_ms in (None, 5_000, 8_999):
+        former = Connected(bench.gateway, "encoder-1").start(enrolled_ms=enrolled_ms)
+        assert former.task is not None
+        with pytest.raises(PermissionDenied, match="enrolled again since"):
+            await former.task
+    assert again.task is not None and not again.task.done()
+    successor = Connected(bench.gateway, "encoder-1").start(enrolled_ms=9_000)
+    await until(lambda: successor.heard)
 
 
 async def test_a_newer_session_ends_the_older(bench: Bench) -> None:

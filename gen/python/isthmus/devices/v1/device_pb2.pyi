@@ -90,6 +90,7 @@ class Device(_message.Message):
     ENCODER_RESTARTS_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
     LOCATION_FIELD_NUMBER: _builtins.int
+    ENROLLED_MS_FIELD_NUMBER: _builtins.int
     device_id: _builtins.str
     region: _builtins.str
     """The region that it stands in."""
@@ -100,6 +101,10 @@ class Device(_message.Message):
     """What operators want of it."""
     encoder_restarts: _builtins.int
     """Encoder processes that died and were started again."""
+    enrolled_ms: _builtins.int
+    """The latest enrolment that it connected with, in milliseconds since 1970; 0 if its certificate
+    does not say. Whoever enrolled earlier under the same id is refused.
+    """
     @_builtins.property
     def session(self) -> Global___Session:
         """The session with the gateway that it reaches; the latest session wins."""
@@ -127,10 +132,11 @@ class Device(_message.Message):
         encoder_restarts: _builtins.int = ...,
         labels: _abc.Iterable[_builtins.str] | None = ...,
         location: Global___DeviceLocation | None = ...,
+        enrolled_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["encodings", b"encodings", "location", b"location", "session", b"session"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "device_id", b"device_id", "duty", b"duty", "encoder_restarts", b"encoder_restarts", "encodings", b"encodings", "labels", b"labels", "location", b"location", "model", b"model", "region", b"region", "session", b"session"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["capacity", b"capacity", "device_id", b"device_id", "duty", b"duty", "encoder_restarts", b"encoder_restarts", "encodings", b"encodings", "enrolled_ms", b"enrolled_ms", "labels", b"labels", "location", b"location", "model", b"model", "region", b"region", "session", b"session"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

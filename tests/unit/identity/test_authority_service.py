@@ -1,0 +1,86 @@
+"""The authority's methods, called as its sidecar would."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from unittest.mock import Mock
+
+import pytest
+from cryptography import x509
+from cryptography.x509.oid import NameOID
+from isthmus.mesh.v1 import authority_pb2 as pb
+
+from mesh.authority.service import AuthorityService, EnrolmentService, Signer
+from mesh.identity import authority, keys
+from mesh.identity.spiffe import DeviceId, Identity, WorkloadId
+from mesh.identity.tokens import TokenStore
+from mesh.runtime.context import Call, current
+from mesh.runtime.principal import Principal
+
+START = datetime(2026, 1, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+DOMAIN = "mesh.test"
+DEVICE = DeviceId(DOMAIN, "encoder-1")
+
+
+class Authority:
+    """A region's authority with a clock to wind."""
+
+    def __init__(self, folder: Path) -> None:
+        self.now = START
+        root = authority.make_root(DOMAIN, START)
+        issuer = authority.make_region_issuer(root, DOMAIN, "eu", START)
+        self.tokens = TokenStore(folder / "tokens.sqlite", "eu", issuer.root_hash)
+        signer = Signer(issuer, Mock(), "eu", lambda: self.now)
+        self._enrols = EnrolmentService(signer, self.tokens, DOMAIN)
+        self._renews = AuthorityService(signer, self.tokens, Mock(), "eu")
+
+    def token(self, subject: Identity = DEVICE) -> str:
+        return str(self.tokens.issue(subject, self.now, self.now + HOUR))
+
+    async def enrol(self, token: str, key: keys.PrivateKey | None = None) -> x509.Certificate:
+        request = pb.EnrolRequest(join_token=token, signing_request=_request(key))
+        return _leaf((await self._enrols.Enrol(request, Mock())).certificate)
+
+    async def renew(self, enrolled_ms: int | None) -> x509.Certificate:
+        caller = Principal("device", "encoder-1", DEVICE.uri, "edge", enrolled_ms=enrolled_ms)
+        current.set(Call("/isthmus.mesh.v1.AuthorityService/Renew", caller))
+        request = pb.RenewRequest(signing_request=_request())
+        return _leaf((await self._renews.Renew(request, Mock())).certificate)
+
+
+@pytest.fixture
+def region(tmp_path: Path) -> Iterator[Authority]:
+    found = Authority(tmp_path)
+    yield found
+    found.tokens.close()
+
+
+def _request(key: keys.PrivateKey | None = None) -> bytes:
+    return keys.signing_request(key or keys.make_key())
+
+
+def _leaf(certificate: pb.Certificate) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(certificate.chain_pem.encode())
+
+
+def _enrolled_ms(leaf: x509.Certificate) -> list[int]:
+    found = leaf.subject.get_attributes_for_oid(NameOID.DN_QUALIFIER)
+    return [int(str(attribute.value)) for attribute in found]
+
+
+async def test_a_device_certificate_says_when_it_enrolled(region: Authority) -> None:
+    token = region.token()
+    region.now += timedelta(minutes=5)
+    leaf = await region.enrol(token)
+    assert _enrolled_ms(leaf) == [int(region.now.timestamp() * 1000)]
+    workload = await region.enrol(region.token(WorkloadId(DOMAIN, "eu", "channels")))
+    assert _enrolled_ms(workload) == []
+
+
+async def test_a_renewal_keeps_the_time_of_enrolment(region: Authority) -> None:
+    region.now += HOUR
+    assert _enrolled_ms(await region.renew(1_700_000_000_123)) == [1_700_000_000_123]
+    assert _enrolled_ms(await region.renew(None)) == []
