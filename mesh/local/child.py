@@ -73,14 +73,19 @@ class Child:
     then stops its children in order.
     """
 
-    def __init__(self, command: Command, on_death: Callable[[Death], None] | None = None) -> None:
+    def __init__(
+        self,
+        command: Command,
+        on_death: Callable[[Death], None] | None = None,
+        on_restart: Callable[[], None] | None = None,
+    ) -> None:
         self.command = command
         self.deaths = 0
         self.last_death: Death | None = None
         self._on_death = on_death
+        self._on_restart = on_restart
         self._process: asyncio.subprocess.Process | None = None
         self._keeper: asyncio.Task[None] | None = None
-        self._changed = asyncio.Event()
 
     @property
     def name(self) -> str:
@@ -161,6 +166,8 @@ class Child:
                 self._on_death(self.last_death)
             await asyncio.sleep(min(FIRST_BACKOFF * 2 ** (self.deaths - 1), LAST_BACKOFF))
             process = await self._spawn()
+            if self._on_restart is not None:
+                self._on_restart()
 
     async def _spawn(self) -> asyncio.subprocess.Process:
         log = self.command.log

@@ -44,6 +44,7 @@ class Device:
                 _environment(layout, spec, self.folder),
             ),
             self._died,
+            changed,
         )
 
     @property

@@ -71,7 +71,7 @@ class Instance:
                 place.logs / "service.log",
                 place.environment(),
             )
-            self._process = Child(command, self._died)
+            self._process = Child(command, self._died, self._changed)
 
     @property
     def running(self) -> bool:

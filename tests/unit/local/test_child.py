@@ -44,13 +44,16 @@ def alive(pid: int) -> bool:
 
 async def test_a_killed_child_is_started_again(tmp_path: Path) -> None:
     deaths: list[Death] = []
-    child = Child(command(tmp_path, SLEEP), deaths.append)
+    restarted: list[int | None] = []
+    child = Child(command(tmp_path, SLEEP), deaths.append, lambda: restarted.append(child.pid))
     await child.start()
     first = child.pid
     assert first is not None
     await until(lambda: tail(child.command.log) == ("ready",))
     assert child.crash() == first
-    await until(lambda: child.pid not in (None, first))
+    await until(lambda: restarted)
+    assert restarted == [child.pid]
+    assert child.pid not in (None, first)
     assert [death.cause for death in deaths] == ["SIGKILL"]
     assert deaths[0].tail == ("ready",)
     second = child.pid
