@@ -79,8 +79,9 @@ class Supervisor:
     async def run(self, when_up: Callable[[Record], None]) -> bool:
         """Starts everything, calls `when_up`, and returns when all is stopped again.
 
-        Returns False if it was told to stop before everything was up. Stops on SIGINT, SIGTERM, SIGHUP or the control socket's `down`. Raises `AlreadyUp`,
-        `NotReady` or `StartFailed`; nothing is left running then either.
+        Returns False if it was told to stop before everything was up. Stops on SIGINT, SIGTERM,
+        SIGHUP or the control socket's `down`. Raises `AlreadyUp`, `NotReady` or `StartFailed`;
+        nothing is left running then either.
         """
         self._layout.prepare()
         with locked(self._layout):
