@@ -7,7 +7,7 @@ command that has loaded it, and `isthmus --help` should load none.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mesh.cli.exits import CommandError, Exit
@@ -73,14 +73,23 @@ def _loaded(module: str, name: str) -> Any:
 
 def _explain_status(error: Any) -> tuple[str, Exit]:
     code = error.code().name
-    message = error.details() or code
-    lines = [message, *(f"  {line}" for line in _violations(error))]
+    lines = _with_fields(error.details() or code, tuple(_violations(error)))
     if code == "UNAUTHENTICATED":
         lines.append("  is the operator's certificate still valid? `isthmus up` renews it")
     exit_code = _BY_STATUS.get(code, Exit.FAILED)
     if exit_code is Exit.UNREACHABLE:
         lines.append("  see what is down with `isthmus status`")
     return "\n".join(lines), exit_code
+
+
+def _with_fields(message: str, violations: Sequence[str]) -> list[str]:
+    """A message and each wrong field once: a service's message may list them too."""
+    if not violations:
+        return [message]
+    heading, listed, _ = message.partition(violations[0])
+    if listed and len(violations) == 1:
+        return [message]
+    return [heading.rstrip(), *(f"  {violation}" for violation in violations)]
 
 
 def _violations(error: Any) -> Iterator[str]:

@@ -110,18 +110,31 @@ def test_statuses_have_codes(code: grpc.StatusCode, expected: Exit) -> None:
     assert exit_code is expected
 
 
-def test_each_bad_field_is_named() -> None:
+@pytest.mark.parametrize(
+    ("message", "fields", "says"),
+    [
+        ("1 field is wrong", {"a": "too long"}, "1 field is wrong\n  a: too long"),
+        ("invalid request: a: too long", {"a": "too long"}, "invalid request: a: too long"),
+        (
+            "invalid request: a: too long; b.c: no",
+            {"a": "too long", "b.c": "no"},
+            "invalid request:\n  a: too long\n  b.c: no",
+        ),
+        ("a: no", {"a": "no"}, "a: no"),
+        ("not that way", {}, "not that way"),
+    ],
+)
+def test_each_bad_field_is_named_once(message: str, fields: dict[str, str], says: str) -> None:
     bad = error_details_pb2.BadRequest(
         field_violations=[
-            error_details_pb2.BadRequest.FieldViolation(field="channel_id", description="too long")
+            error_details_pb2.BadRequest.FieldViolation(field=field, description=text)
+            for field, text in fields.items()
         ]
     )
-    status = status_pb2.Status(code=3, message="1 field is wrong")
+    status = status_pb2.Status(code=3, message=message)
     status.details.add().Pack(bad)
-    error = rpc_error(
-        grpc.StatusCode.INVALID_ARGUMENT, "1 field is wrong", status.SerializeToString()
-    )
-    assert failures.explain(error) == ("1 field is wrong\n  channel_id: too long", Exit.USAGE)
+    error = rpc_error(grpc.StatusCode.INVALID_ARGUMENT, message, status.SerializeToString())
+    assert failures.explain(error) == (says, Exit.USAGE)
 
 
 @pytest.mark.parametrize(
