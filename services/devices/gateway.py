@@ -50,7 +50,7 @@ STALE_MS = 3_000
 """How long a session that the store holds, and nobody holds here, may wait for its device."""
 
 _PING_S = 0.8
-_STORE_MS = 5_000
+_STORE_PAUSE_S = 0.2
 _HELLO_S = 5.0
 _STOP_TRIES, _STOP_PAUSE_S = 100, 0.01
 
@@ -89,7 +89,9 @@ class Gateway(DeviceGatewayServiceServicer):
         hello = await self._hello(requests)
         session = await self._open(hello)
         reader = asyncio.create_task(self._read(session, requests))
-        reader.add_done_callback(lambda _: session.wake.set())
+        writer = asyncio.create_task(self._store_reports(session))
+        for task in (reader, writer):
+            task.add_done_callback(lambda _: session.wake.set())
         try:
             yield api.ConnectResponse(
                 welcome=api.Welcome(gateway_region=self._group.region, epoch=session.epoch)
@@ -106,13 +108,15 @@ class Gateway(DeviceGatewayServiceServicer):
                 session.wake.clear()
                 if session.ending is not None:
                     raise session.ending
-                if reader.done():
-                    reader.result()
-                    return
+                for task in (reader, writer):
+                    if task.done():
+                        task.result()
+                        return
                 if self._now_ms() - session.heard_ms > SILENT_MS:
                     raise Aborted("the device reported nothing for 2.5 s", reason="DEVICE_SILENT")
         finally:
             reader.cancel()
+            writer.cancel()
             if self._sessions.get(session.device_id) is session:
                 del self._sessions[session.device_id]
             # Not here: this task may be cancelled already.
@@ -186,26 +190,28 @@ class Gateway(DeviceGatewayServiceServicer):
         async for request in requests:
             if request.WhichOneof("message") != "report":
                 raise InvalidArgument("Hello comes once, and first", reason="HELLO_REPEATED")
-            report, now = request.report, self._now_ms()
-            session.heard(report, now)
-            if (
-                report.encoder_restarts
-                or now - session.stored_ms >= _STORE_MS
-                or domain.tells_news(session.stored, report.encodings)
-            ):
-                await self._store(session, report)
+            session.heard(request.report, self._now_ms())
 
-    async def _store(self, session: Session, report: api.Report) -> None:
+    async def _store_reports(self, session: Session) -> None:
+        """Writes what is new at once, and of what comes too fast the latest."""
+        while True:
+            await session.reported.wait()
+            session.reported.clear()
+            if session.tells_news(self._now_ms()):
+                await self._store(session)
+                await asyncio.sleep(_STORE_PAUSE_S)
+
+    async def _store(self, session: Session) -> None:
+        encodings, restarts = session.encodings, session.take_restarts()
+
         def change(transaction: Transaction) -> Device:
             known = transaction.get(Device, session.device_id)
             if known is None or known.session.epoch != session.epoch:
                 raise _Superseded
-            device = Device(device_id=session.device_id, encodings=report.encodings)
+            device = Device(device_id=session.device_id, encodings=encodings)
             transaction.set(device, "encodings")
-            if report.encoder_restarts:
-                transaction.increment(
-                    Device, session.device_id, "encoder_restarts", report.encoder_restarts
-                )
+            if restarts:
+                transaction.increment(Device, session.device_id, "encoder_restarts", restarts)
             return device
 
         try:
@@ -216,12 +222,15 @@ class Gateway(DeviceGatewayServiceServicer):
         except WriteError as error:
             # The session is worth more than its record: commands still go out.
             _log.error("report not written", device=session.device_id, error=str(error))
+            session.restarts += restarts
             return
-        session.stored, session.stored_ms = report.encodings, self._now_ms()
+        session.stored, session.stored_ms = encodings, self._now_ms()
 
     async def _close(self, session: Session) -> None:
         """Says in the store that the session ended, unless a newer one is there."""
         _log.info("device disconnected", device=session.device_id, epoch=session.epoch)
+        if session.tells_news(self._now_ms()):
+            await self._store(session)
         try:
             await self._end_stored(session.device_id, session.epoch, session.context)
         except WriteError as error:

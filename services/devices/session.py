@@ -11,7 +11,10 @@ from isthmus.devices.v1.gateway_pb2 import Fence, Report
 
 from mesh.replication import WriteContext
 from mesh.runtime import RpcError
-from services.devices.domain import Order, fence_of_deleted, is_obeyed, orders
+from services.devices.domain import Order, fence_of_deleted, is_obeyed, orders, tells_news
+
+STORE_MS = 5_000
+"""What a device reports is written after this even if it says nothing new."""
 
 REPEAT_MS = 1_000
 """An order that the device's reports contradict is given again after this."""
@@ -20,7 +23,8 @@ REPEAT_MS = 1_000
 class Session:
     """A connected device: what it reported, and what it was told.
 
-    `wake` is set when there may be something to say. Times are milliseconds of one clock.
+    `wake` is set when there may be something to say, `reported` when there may be something to
+    write: `encodings`, and `restarts` since the last writing. Times are milliseconds of one clock.
     """
 
     def __init__(self, device_id: str, epoch: int, context: WriteContext, now_ms: int) -> None:
@@ -29,6 +33,8 @@ class Session:
         self.context = context
         self.heard_ms = now_ms
         self.encodings = Encodings()
+        self.restarts = 0
+        self.reported = asyncio.Event()
         self.stored = Encodings()
         self.stored_ms = now_ms
         self.wake = asyncio.Event()
@@ -39,7 +45,22 @@ class Session:
         """Takes a report."""
         self.heard_ms = now_ms
         self.encodings = report.encodings
+        self.restarts += report.encoder_restarts
+        self.reported.set()
         self.wake.set()
+
+    def take_restarts(self) -> int:
+        """The restarts that were reported and are not written yet; they count as written."""
+        taken, self.restarts = self.restarts, 0
+        return taken
+
+    def tells_news(self, now_ms: int) -> bool:
+        """Whether what was reported is to be written."""
+        return (
+            self.restarts > 0
+            or now_ms - self.stored_ms >= STORE_MS
+            or tells_news(self.stored, self.encodings)
+        )
 
     def end(self, reason: RpcError) -> None:
         """Ends the stream with this status, unless it ends already."""

@@ -376,6 +376,37 @@ async def test_reports_are_written_when_they_say_something(bench: Bench) -> None
     await until(lambda: bench.device("encoder-1").encodings.encodings[0].frames == 140)
 
 
+async def test_a_device_that_reports_too_fast_is_written_down_five_times_a_second(
+    bench: Bench,
+) -> None:
+    one = bench.connect("encoder-1")
+    await until(lambda: one.heard)
+    began = asyncio.get_running_loop().time()
+    for number in range(1, 201):
+        state = ENCODING_STATE_STARTING if number % 2 else ENCODING_STATE_ON_AIR
+        one.report(encoding(1, state, frames=number), restarts=1)
+        await asyncio.sleep(0.002)
+    # Of what came too fast the last is kept, and no restart is lost.
+    await until(lambda: bench.device("encoder-1").encoder_restarts == 200)
+    assert bench.device("encoder-1").encodings.encodings[0].frames == 200
+    seconds = asyncio.get_running_loop().time() - began
+    history = bench.group.history(Device, "encoder-1")
+    written = [record for record in history if "encoder_restarts" in record.fields]
+    assert len(written) <= 2 + 5 * seconds
+
+
+async def test_the_last_report_of_a_session_is_written_when_it_ends(bench: Bench) -> None:
+    one = bench.connect("encoder-1")
+    await until(lambda: one.heard)
+    one.report(encoding(1, ENCODING_STATE_STARTING))
+    one.report(encoding(1, frames=7), restarts=1)
+    await one.end()
+    await until(lambda: bench.device("encoder-1").session.connected_rank == 1)
+    device = bench.device("encoder-1")
+    assert device.encodings.encodings[0].frames == 7
+    assert device.encoder_restarts == 1
+
+
 async def test_the_highest_assignment_is_told_to_winner_and_loser(bench: Bench) -> None:
     one, two = bench.connect("encoder-1"), bench.connect("encoder-2")
     bench.channels.snapshot(channel("encoder-1", 1))
