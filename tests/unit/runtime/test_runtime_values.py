@@ -6,7 +6,8 @@ import pytest
 from google.protobuf.message import Message
 from isthmus.channels.v1.channel_pb2 import Profile, Source
 from isthmus.channels.v1.channels_pb2 import CreateChannelRequest, UpdateChannelRequest
-from isthmus.devices.v1.gateway_pb2 import ConnectRequest
+from isthmus.devices.v1.gateway_pb2 import ConnectRequest, Hello
+from isthmus.mesh.v1.authority_pb2 import CreateJoinTokenRequest
 from isthmus.replication.v1.feed_pb2 import WatchRequest
 
 from mesh.runtime.values import Validation
@@ -44,6 +45,16 @@ def test_violations_name_their_fields(message: Message, fields: set[str]) -> Non
     violations = VALIDATION.violations(message)
     assert set(violations) == fields
     assert all(violations.values())
+
+
+@pytest.mark.parametrize("identifier", ["", "News", "1st", "news-", "x" * 64, "two words"])
+@pytest.mark.parametrize("of", [CreateChannelRequest, CreateJoinTokenRequest, Hello])
+def test_a_wrong_id_is_answered_in_words(of: type[Message], identifier: str) -> None:
+    name = "channel_id" if of is CreateChannelRequest else "device_id"
+    text = VALIDATION.violations(of(**{name: identifier}))[name]
+    assert text.startswith("must begin with a lower-case letter")
+    assert "^" not in text
+    assert name not in VALIDATION.violations(of(**{name: "encoder-eu-1"}))
 
 
 def test_two_violations_of_one_field_are_both_told() -> None:

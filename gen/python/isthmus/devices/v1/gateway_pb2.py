@@ -27,7 +27,7 @@ from isthmus.devices.v1 import device_pb2 as isthmus_dot_devices_dot_v1_dot_devi
 from isthmus.options.v1 import options_pb2 as isthmus_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/devices/v1/gateway.proto\x12\x12isthmus.devices.v1\x1a!isthmus/channels/v1/channel.proto\x1a\x1fisthmus/devices/v1/device.proto\x1a isthmus/options/v1/options.proto\"\x8b\x01\n\x0e\x43onnectRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\x19.isthmus.devices.v1.HelloH\x00R\x05hello\x12\x34\n\x06report\x18\x02 \x01(\x0b\x32\x1a.isthmus.devices.v1.ReportH\x00R\x06reportB\x10\n\x07message\x12\x05\xbaH\x02\x08\x01\"\xe5\x01\n\x0f\x43onnectResponse\x12\x37\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.isthmus.devices.v1.WelcomeH\x00R\x07welcome\x12+\n\x03run\x18\x02 \x01(\x0b\x32\x17.isthmus.devices.v1.RunH\x00R\x03run\x12\x31\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x19.isthmus.devices.v1.FenceH\x00R\x05\x66\x65nce\x12.\n\x04ping\x18\x04 \x01(\x0b\x32\x18.isthmus.devices.v1.PingH\x00R\x04pingB\t\n\x07message\"\xb5\x02\n\x05Hello\x12\x45\n\tdevice_id\x18\x01 \x01(\tB(\xbaH%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$R\x08\x64\x65viceId\x12!\n\x06region\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x06region\x12\x1e\n\x05model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x05model\x12%\n\x08\x63\x61pacity\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18@(\x01R\x08\x63\x61pacity\x12>\n\x08location\x18\x05 \x01(\x0b\x32\".isthmus.devices.v1.DeviceLocationR\x08location\x12;\n\tencodings\x18\x06 \x01(\x0b\x32\x1d.isthmus.devices.v1.EncodingsR\tencodings\"{\n\x06Report\x12;\n\tencodings\x18\x01 \x01(\x0b\x32\x1d.isthmus.devices.v1.EncodingsR\tencodings\x12\x34\n\x10\x65ncoder_restarts\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06R\x0f\x65ncoderRestarts\"F\n\x07Welcome\x12%\n\x0egateway_region\x18\x01 \x01(\tR\rgatewayRegion\x12\x14\n\x05\x65poch\x18\x02 \x01(\x04R\x05\x65poch\"\xed\x01\n\x03Run\x12\x1d\n\nchannel_id\x18\x01 \x01(\tR\tchannelId\x12\x14\n\x05\x65poch\x18\x02 \x01(\x04R\x05\x65poch\x12\x16\n\x06region\x18\x03 \x01(\tR\x06region\x12\x33\n\x06source\x18\x04 \x01(\x0b\x32\x1b.isthmus.channels.v1.SourceR\x06source\x12\x36\n\x07profile\x18\x05 \x01(\x0b\x32\x1c.isthmus.channels.v1.ProfileR\x07profile\x12,\n\x12previous_device_id\x18\x06 \x01(\tR\x10previousDeviceId\"T\n\x05\x46\x65nce\x12\x1d\n\nchannel_id\x18\x01 \x01(\tR\tchannelId\x12\x14\n\x05\x65poch\x18\x02 \x01(\x04R\x05\x65poch\x12\x16\n\x06region\x18\x03 \x01(\tR\x06region\"\x06\n\x04Ping2\xc4\x01\n\x14\x44\x65viceGatewayService\x12h\n\x07\x43onnect\x12\".isthmus.devices.v1.ConnectRequest\x1a#.isthmus.devices.v1.ConnectResponse\"\x10\xf2\xab\x19\x0c\n\x03\x12\x01\x02(\x02\x42\x03\x08\x90\x1c(\x01\x30\x01\x1a\x42\xea\xab\x19>\n\x07\x64\x65vices\x12\x07\x64\x65vices\x1a\x10media-operations\"\x18\x64ocs/runbooks/devices.mdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/devices/v1/gateway.proto\x12\x12isthmus.devices.v1\x1a!isthmus/channels/v1/channel.proto\x1a\x1fisthmus/devices/v1/device.proto\x1a isthmus/options/v1/options.proto\"\x8b\x01\n\x0e\x43onnectRequest\x12\x31\n\x05hello\x18\x01 \x01(\x0b\x32\x19.isthmus.devices.v1.HelloH\x00R\x05hello\x12\x34\n\x06report\x18\x02 \x01(\x0b\x32\x1a.isthmus.devices.v1.ReportH\x00R\x06reportB\x10\n\x07message\x12\x05\xbaH\x02\x08\x01\"\xe5\x01\n\x0f\x43onnectResponse\x12\x37\n\x07welcome\x18\x01 \x01(\x0b\x32\x1b.isthmus.devices.v1.WelcomeH\x00R\x07welcome\x12+\n\x03run\x18\x02 \x01(\x0b\x32\x17.isthmus.devices.v1.RunH\x00R\x03run\x12\x31\n\x05\x66\x65nce\x18\x03 \x01(\x0b\x32\x19.isthmus.devices.v1.FenceH\x00R\x05\x66\x65nce\x12.\n\x04ping\x18\x04 \x01(\x0b\x32\x18.isthmus.devices.v1.PingH\x00R\x04pingB\t\n\x07message\"\xe6\x03\n\x05Hello\x12\xf5\x01\n\tdevice_id\x18\x01 \x01(\tB\xd7\x01\xbaH\xd3\x01\xba\x01\xcf\x01\n\x0fhello.device_id\x12\x88\x01must begin with a lower-case letter, go on with lower-case letters, digits and dashes, not end in a dash, and have 63 characters at most\x1a\x31this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')R\x08\x64\x65viceId\x12!\n\x06region\x18\x02 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18 R\x06region\x12\x1e\n\x05model\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\x80\x01R\x05model\x12%\n\x08\x63\x61pacity\x18\x04 \x01(\rB\t\xbaH\x06*\x04\x18@(\x01R\x08\x63\x61pacity\x12>\n\x08location\x18\x05 \x01(\x0b\x32\".isthmus.devices.v1.DeviceLocationR\x08location\x12;\n\tencodings\x18\x06 \x01(\x0b\x32\x1d.isthmus.devices.v1.EncodingsR\tencodings\"{\n\x06Report\x12;\n\tencodings\x18\x01 \x01(\x0b\x32\x1d.isthmus.devices.v1.EncodingsR\tencodings\x12\x34\n\x10\x65ncoder_restarts\x18\x02 \x01(\rB\t\xbaH\x06*\x04\x18\xa0\x8d\x06R\x0f\x65ncoderRestarts\"F\n\x07Welcome\x12%\n\x0egateway_region\x18\x01 \x01(\tR\rgatewayRegion\x12\x14\n\x05\x65poch\x18\x02 \x01(\x04R\x05\x65poch\"\xed\x01\n\x03Run\x12\x1d\n\nchannel_id\x18\x01 \x01(\tR\tchannelId\x12\x14\n\x05\x65poch\x18\x02 \x01(\x04R\x05\x65poch\x12\x16\n\x06region\x18\x03 \x01(\tR\x06region\x12\x33\n\x06source\x18\x04 \x01(\x0b\x32\x1b.isthmus.channels.v1.SourceR\x06source\x12\x36\n\x07profile\x18\x05 \x01(\x0b\x32\x1c.isthmus.channels.v1.ProfileR\x07profile\x12,\n\x12previous_device_id\x18\x06 \x01(\tR\x10previousDeviceId\"T\n\x05\x46\x65nce\x12\x1d\n\nchannel_id\x18\x01 \x01(\tR\tchannelId\x12\x14\n\x05\x65poch\x18\x02 \x01(\x04R\x05\x65poch\x12\x16\n\x06region\x18\x03 \x01(\tR\x06region\"\x06\n\x04Ping2\xc4\x01\n\x14\x44\x65viceGatewayService\x12h\n\x07\x43onnect\x12\".isthmus.devices.v1.ConnectRequest\x1a#.isthmus.devices.v1.ConnectResponse\"\x10\xf2\xab\x19\x0c\n\x03\x12\x01\x02(\x02\x42\x03\x08\x90\x1c(\x01\x30\x01\x1a\x42\xea\xab\x19>\n\x07\x64\x65vices\x12\x07\x64\x65vices\x1a\x10media-operations\"\x18\x64ocs/runbooks/devices.mdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,7 +37,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONNECTREQUEST'].oneofs_by_name['message']._loaded_options = None
   _globals['_CONNECTREQUEST'].oneofs_by_name['message']._serialized_options = b'\272H\002\010\001'
   _globals['_HELLO'].fields_by_name['device_id']._loaded_options = None
-  _globals['_HELLO'].fields_by_name['device_id']._serialized_options = b'\272H%r#2!^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$'
+  _globals['_HELLO'].fields_by_name['device_id']._serialized_options = b'\272H\323\001\272\001\317\001\n\017hello.device_id\022\210\001must begin with a lower-case letter, go on with lower-case letters, digits and dashes, not end in a dash, and have 63 characters at most\0321this.matches(\'^[a-z]([a-z0-9-]{0,61}[a-z0-9])?$\')'
   _globals['_HELLO'].fields_by_name['region']._loaded_options = None
   _globals['_HELLO'].fields_by_name['region']._serialized_options = b'\272H\006r\004\020\001\030 '
   _globals['_HELLO'].fields_by_name['model']._loaded_options = None
@@ -55,17 +55,17 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_CONNECTRESPONSE']._serialized_start=301
   _globals['_CONNECTRESPONSE']._serialized_end=530
   _globals['_HELLO']._serialized_start=533
-  _globals['_HELLO']._serialized_end=842
-  _globals['_REPORT']._serialized_start=844
-  _globals['_REPORT']._serialized_end=967
-  _globals['_WELCOME']._serialized_start=969
-  _globals['_WELCOME']._serialized_end=1039
-  _globals['_RUN']._serialized_start=1042
-  _globals['_RUN']._serialized_end=1279
-  _globals['_FENCE']._serialized_start=1281
-  _globals['_FENCE']._serialized_end=1365
-  _globals['_PING']._serialized_start=1367
-  _globals['_PING']._serialized_end=1373
-  _globals['_DEVICEGATEWAYSERVICE']._serialized_start=1376
-  _globals['_DEVICEGATEWAYSERVICE']._serialized_end=1572
+  _globals['_HELLO']._serialized_end=1019
+  _globals['_REPORT']._serialized_start=1021
+  _globals['_REPORT']._serialized_end=1144
+  _globals['_WELCOME']._serialized_start=1146
+  _globals['_WELCOME']._serialized_end=1216
+  _globals['_RUN']._serialized_start=1219
+  _globals['_RUN']._serialized_end=1456
+  _globals['_FENCE']._serialized_start=1458
+  _globals['_FENCE']._serialized_end=1542
+  _globals['_PING']._serialized_start=1544
+  _globals['_PING']._serialized_end=1550
+  _globals['_DEVICEGATEWAYSERVICE']._serialized_start=1553
+  _globals['_DEVICEGATEWAYSERVICE']._serialized_end=1749
 # @@protoc_insertion_point(module_scope)
