@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from mesh.cli.exits import CommandError, Exit
+from mesh.cli.upstream import in_words
 
 _BY_CLASS = {
     "mesh.local.errors": (
@@ -43,6 +44,8 @@ _BY_STATUS = {
     "DEADLINE_EXCEEDED": Exit.UNREACHABLE,
 }
 
+_SEE = "\n  see what is down with `isthmus status`"
+
 
 def explain(error: BaseException) -> tuple[str, Exit] | None:
     """A message and a code, or None for what can only be a fault of Isthmus."""
@@ -57,7 +60,7 @@ def explain(error: BaseException) -> tuple[str, Exit] | None:
         for name, code in classes:
             found = _loaded(module, name)
             if found is not None and isinstance(error, found):
-                return str(error), code
+                return in_words(str(error)) + (_SEE if name == "NoEdge" else ""), code
     rpc_error = _loaded("grpc.aio", "AioRpcError")
     if rpc_error is not None and isinstance(error, rpc_error):
         return _explain_status(error)
@@ -73,13 +76,11 @@ def _loaded(module: str, name: str) -> Any:
 
 def _explain_status(error: Any) -> tuple[str, Exit]:
     code = error.code().name
-    lines = _with_fields(error.details() or code, tuple(_violations(error)))
+    lines = _with_fields(in_words(error.details() or code), tuple(_violations(error)))
     if code == "UNAUTHENTICATED":
         lines.append("  is the operator's certificate still valid? `isthmus up` renews it")
     exit_code = _BY_STATUS.get(code, Exit.FAILED)
-    if exit_code is Exit.UNREACHABLE:
-        lines.append("  see what is down with `isthmus status`")
-    return "\n".join(lines), exit_code
+    return "\n".join(lines) + (_SEE if exit_code is Exit.UNREACHABLE else ""), exit_code
 
 
 def _with_fields(message: str, violations: Sequence[str]) -> list[str]:

@@ -5,28 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections import defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import grpc
 from isthmus.mesh.v1.status_pb2 import GetStatusRequest, GetStatusResponse
 from isthmus.mesh.v1.status_pb2_grpc import StatusServiceStub
 
+from mesh.cli.upstream import in_words
 from mesh.runtime.client import Edges, NoEdge
 from mesh.topology import Topology
 
 WORKLOAD_HEADER = "x-isthmus-workload"
 _DEADLINE = 3.0
+_NO_EDGE = "its region's edge does not answer"
 
 
 @dataclass(frozen=True)
 class Standing:
-    """One workload of one region: its status, or why it gave none."""
+    """One workload of one region: its status, or why it gave none.
+
+    `edge`: whether its region's edge answers.
+    """
 
     region: str
     workload: str
     status: GetStatusResponse | None
     problem: str = ""
+    edge: bool = True
 
     @property
     def healthy(self) -> bool:
@@ -69,20 +75,32 @@ async def _region(topology: Topology, identity: Path, region: str) -> list[Stand
                 repeatable=False,
             )
         except NoEdge:
-            return Standing(region, workload, None, "its region's edge does not answer")
+            return Standing(region, workload, None, _NO_EDGE, edge=False)
         except grpc.aio.AioRpcError as error:
-            return Standing(region, workload, None, error.details() or error.code().name)
+            return Standing(region, workload, None, _problem(error))
         return Standing(region, workload, status)
 
     try:
         first, *others = topology.workloads
         # The first call opens the connection; a dead edge is then waited for only once.
         found = await one(first)
-        if not found.healthy and found.problem.startswith("its region's edge"):
-            return [Standing(region, name, None, found.problem) for name in topology.workloads]
+        if not found.edge:
+            return [replace(found, workload=name) for name in topology.workloads]
         return [found, *await asyncio.gather(*(one(name) for name in others))]
     finally:
         await edges.close()
+
+
+def _problem(error: grpc.aio.AioRpcError) -> str:
+    """Why a workload gave no status."""
+    details = error.details() or error.code().name
+    match error.code():
+        case grpc.StatusCode.UNAVAILABLE:
+            return in_words(details)
+        case grpc.StatusCode.DEADLINE_EXCEEDED:
+            return f"it did not answer within {_DEADLINE:g} s"
+        case _:
+            return f"{error.code().name}: {details}"
 
 
 def agreements(standings: Iterable[Standing]) -> list[Agreement]:

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
 
     from mesh.cli.standing import Agreement, Standing
 
+_REGION_DOWN = "docs/runbooks/platform.md"
+
 
 def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) -> int:
     """Shows each workload's health, owner, certificate, lag and digest, by region.
@@ -71,13 +73,14 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
         "The mesh has no workload.",
     )
     print()
-    output.print_table(
-        ("WORKLOAD", "OWNER", "RUNBOOK"), _owners(standings), "The mesh has no workload."
-    )
+    owners = _owners(standings)
+    output.print_table(("WORKLOAD", "OWNER", "RUNBOOK"), owners, "The mesh has no workload.")
     print()
+    ask = {workload: f"ask {owner}, see {runbook}" for workload, owner, runbook in owners}
     for standing in standings:
         if standing.status is None:
-            print(f"{standing.region}/{standing.workload}: {standing.problem}")
+            whom = ask[standing.workload] if standing.edge else f"see {_REGION_DOWN}"
+            print(f"{standing.region}/{standing.workload}: {standing.problem}: {whom}")
     for agreement in found:
         print(_sentence(agreement))
 
