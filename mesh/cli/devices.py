@@ -10,7 +10,7 @@ import typer
 from mesh.cli.options import MESH, AsJson, MeshPath, Prefer
 
 if TYPE_CHECKING:
-    from isthmus.devices.v1.device_pb2 import Device
+    from isthmus.devices.v1.device_pb2 import Device, EncodingState
 
 app = typer.Typer(help="Encoders: see them, drain them, let new ones join.", no_args_is_help=True)
 
@@ -33,7 +33,7 @@ def list_devices(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = F
                 device.region,
                 duty_name(device),
                 f"through {device.session.gateway_region}" if is_connected(device) else "no",
-                ", ".join(e.channel_id for e in device.encodings.encodings) or "-",
+                _encodes(device) or "-",
                 ", ".join(device.labels) or "-",
             )
             for device in devices
@@ -146,6 +146,22 @@ def duty_name(device: Device) -> str:
     return device_pb2.Duty.Name(device.duty).removeprefix("DUTY_").lower()
 
 
+def _encodes(device: Device) -> str:
+    """Its channels; of a device that no gateway hears, what it last told."""
+    channels = ", ".join(encoding.channel_id for encoding in device.encodings.encodings)
+    return channels if is_connected(device) or not channels else f"lost; last told {channels}"
+
+
+def _connection(device: Device) -> str:
+    from mesh.cli import output
+
+    if is_connected(device):
+        return f"through {device.session.gateway_region}"
+    if not device.session.HasField("changed"):
+        return "no"
+    return f"no, since {output.local_time(device.session.changed.ToDatetime())}"
+
+
 def _set_duty(mesh: Path, region: str, device_id: str, duty: str) -> Device:
     from isthmus.devices.v1 import device_pb2
     from isthmus.devices.v1.devices_pb2 import SetDutyRequest
@@ -155,16 +171,22 @@ def _set_duty(mesh: Path, region: str, device_id: str, duty: str) -> Device:
     return device
 
 
-def _show(device: Device, as_json: bool) -> None:
+def _state_name(state: EncodingState.ValueType) -> str:
+    """``on air``, ``starting`` and so on."""
     from isthmus.devices.v1 import device_pb2
 
+    name = device_pb2.EncodingState.Name(state)
+    return name.removeprefix("ENCODING_STATE_").lower().replace("_", " ")
+
+
+def _show(device: Device, as_json: bool) -> None:
     from mesh.cli import output
 
     if as_json:
         return output.print_json(device)
     encodings = "\n".join(
         f"{e.channel_id}: "
-        f"{device_pb2.EncodingState.Name(e.state).removeprefix('ENCODING_STATE_').lower()}, "
+        f"{_state_name(e.state)}, "
         f"{e.segments} segments, speed {e.speed:.2f}{', ' + e.error if e.error else ''}"
         for e in device.encodings.encodings
     )
@@ -175,11 +197,8 @@ def _show(device: Device, as_json: bool) -> None:
             ("model", device.model),
             ("duty", duty_name(device)),
             ("capacity", str(device.capacity)),
-            (
-                "connected",
-                f"through {device.session.gateway_region}" if is_connected(device) else "no",
-            ),
-            ("encodes", encodings),
+            ("connected", _connection(device)),
+            ("encodes" if is_connected(device) else "last told", encodings),
             ("encoder restarts", str(device.encoder_restarts or "")),
             ("labels", ", ".join(device.labels)),
             ("site", " ".join(filter(None, (device.location.site, device.location.rack)))),
