@@ -14,16 +14,23 @@ from envoy_data_plane.envoy.config.bootstrap import v3 as bootstrap
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.listener import v3 as listener
+from envoy_data_plane.envoy.config.overload import v3 as overload
+from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import (
+    v3 as monitors,
+)
 
 from mesh.contracts.model import Contract
 from mesh.envoy import clusters, listeners, routes, tls
 from mesh.envoy.errors import EnvoyConfigError
 from mesh.envoy.target import Target
-from mesh.envoy.text import text
+from mesh.envoy.text import Packed, text
 from mesh.place import EDGE, Place
 from mesh.topology import Topology
 
 BOOTSTRAP = "bootstrap.json"
+MOST_CONNECTIONS = 8192
+"""How many connections an Envoy takes from outside: who holds a certificate cannot use it up."""
+
 _LONGEST_SOCKET_PATH = 107
 
 
@@ -144,10 +151,27 @@ def _configuration(
             locality=core.Locality(region=place.region),
         ),
         admin=bootstrap.Admin(
-            address=core.Address(pipe=core.Pipe(path=str(place.admin_socket), mode=0o600))
+            address=core.Address(pipe=core.Pipe(path=str(place.admin_socket), mode=0o600)),
+            ignore_global_conn_limit=True,
         ),
+        overload_manager=_few_connections(),
         static_resources=bootstrap.BootstrapStaticResources(
             listeners=found, clusters=[*own, *ways]
         ),
     )
     return Configuration({BOOTSTRAP: text(resource), **tls.secrets(place.identity)})
+
+
+def _few_connections() -> overload.OverloadManager:
+    """One limit for all listeners but the own host's and those that have one of their own."""
+    config = monitors.DownstreamConnectionsConfig(
+        max_active_downstream_connections=MOST_CONNECTIONS
+    )
+    return overload.OverloadManager(
+        resource_monitors=[
+            overload.ResourceMonitor(
+                name="envoy.resource_monitors.global_downstream_max_connections",
+                typed_config=Packed(config),
+            )
+        ]
+    )

@@ -82,6 +82,8 @@ def enrolment(
         manager.common_http_protocol_options.idle_timeout = _ENROLMENT_IDLE
     found = _tcp(ENROLMENT, address, place, sds, manager, client_certificate=False)
     found.filter_chains[0].filters.insert(0, _few_connections())
+    # Its connections are counted by themselves: strangers take none from those who have a name.
+    found.ignore_global_conn_limit = True
     return found
 
 
@@ -95,6 +97,8 @@ def egress(
         address=core.Address(pipe=core.Pipe(path=str(place.egress_socket), mode=0o600)),
         filter_chains=[listener.FilterChain(filters=[_network_filter(manager)])],
         traffic_direction=core.TrafficDirection.OUTBOUND,
+        # The application calls on while others fill the limit from outside.
+        ignore_global_conn_limit=True,
     )
 
 

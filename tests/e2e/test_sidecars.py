@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
+import socket
 import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -16,6 +18,7 @@ import pytest
 from cryptography import x509
 
 from mesh.agent import EnrolmentRefused, PortTaken, SidecarDied, State
+from mesh.envoy import bootstrap
 from mesh.identity.spiffe import DeviceId, OperatorId, WorkloadId
 from mesh.local.wan import HEALTHY, Fault
 from mesh.runtime.principal import from_header
@@ -134,6 +137,32 @@ async def test_edges_check_roles_and_pass_the_principal_on(mesh: SmallMesh) -> N
         mesh.topology.edge("eu"), WorkloadId(DOMAIN, "eu", "alpha"), "edge.eu.mesh.test"
     )
     assert (await status_of(call(workload, "Operate")))[0] == DENIED
+
+
+async def test_connections_beyond_the_limit_are_closed_and_the_application_goes_on(
+    mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bootstrap, "MOST_CONNECTIONS", 1)
+    await mesh.start(("eu", "beta"))
+    address = mesh.topology.inbound("eu", "beta")
+    alpha = mesh.direct(address, WorkloadId(DOMAIN, "eu", "alpha"), "beta.eu.mesh.test")
+    assert (await call(alpha, "Echo")).startswith("eu ")
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    async with asyncio.timeout(10):
+        # Before any handshake.
+        with contextlib.suppress(ConnectionResetError):
+            assert await reader.read() == b""
+    writer.close()
+    # The one within the limit goes on, and so does what comes from this side.
+    assert (await call(alpha, "Echo")).startswith("eu ")
+    own = socket.socket(socket.AF_UNIX)
+    with contextlib.closing(own):
+        own.connect(str(mesh.place("eu", "beta").egress_socket))
+        own.settimeout(0.5)
+        with pytest.raises(TimeoutError):
+            own.recv(1)
+    log = (mesh.place("eu", "beta").logs / "envoy.log").read_text()
+    assert "no configured limit" not in log
 
 
 async def test_a_deadline_is_deadline_exceeded(mesh: SmallMesh) -> None:

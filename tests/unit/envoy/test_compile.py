@@ -230,6 +230,21 @@ def test_inbound_requires_a_certificate_denies_by_default_and_appends_the_peer(
     assert http["set_current_client_cert_details"] == {"uri": True}
 
 
+@pytest.mark.parametrize("workload", EVERYONE)
+def test_connections_from_outside_are_bounded_and_leave_room_for_the_own(workload: str) -> None:
+    document = compiled("eu", workload)
+    (monitor,) = document["overload_manager"]["resource_monitors"]
+    assert monitor["name"] == "envoy.resource_monitors.global_downstream_max_connections"
+    assert int(monitor["typed_config"]["max_active_downstream_connections"]) > 1000
+    assert document["admin"]["ignore_global_conn_limit"] is True
+    free = {
+        found["name"]
+        for found in document["static_resources"]["listeners"]
+        if found.get("ignore_global_conn_limit")
+    }
+    assert free == {"egress", "enrolment"} if workload == "authority" else free == {"egress"}
+
+
 def test_an_edge_replaces_what_clients_claim() -> None:
     http = manager("eu", EDGE, "edge")
     assert http["forward_client_cert_details"] == "SANITIZE_SET"
