@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
@@ -45,8 +46,17 @@ class NoIdentity(Exception):
     """The identity folder does not hold what a connection needs."""
 
 
+@dataclass
+class _Kept:
+    """A channel that calls share. One that is retired ends with the last of them."""
+
+    channel: grpc.aio.Channel
+    calls: int = 0
+    retired: bool = False
+
+
 class Edges:
-    """A way to the mesh through the first edge that answers."""
+    """A way to the mesh through the first edge that answers. Calls may be made at once."""
 
     def __init__(
         self, addresses: Sequence[str], identity: Path, *, connect_seconds: float = 2.0
@@ -56,7 +66,8 @@ class Edges:
         self._addresses = tuple(addresses)
         self._identity = identity
         self._connect_seconds = connect_seconds
-        self._channels: dict[str, grpc.aio.Channel] = {}
+        self._kept: dict[str, _Kept] = {}
+        self._dialling: dict[str, asyncio.Task[_Kept | str]] = {}
 
     async def call(
         self, invoke: Callable[[grpc.aio.Channel], Awaitable[R]], *, repeatable: bool
@@ -69,16 +80,21 @@ class Edges:
         """
         failures: dict[str, str] = {}
         for address in self._addresses:
-            channel = await self._ready(address, failures)
-            if channel is None:
+            kept = await self._ready(address)
+            if isinstance(kept, str):
+                failures[address] = kept
                 continue
+            kept.calls += 1
             try:
-                return await invoke(channel)
+                return await invoke(kept.channel)
             except grpc.aio.AioRpcError as error:
                 if not repeatable or error.code() not in _ELSEWHERE:
                     raise
                 failures[address] = error.details() or error.code().name
-                await self._drop(address)
+                self._retire(address, kept)
+            finally:
+                kept.calls -= 1
+                await self._end_if_unused(kept)
         raise _no_edge(failures)
 
     @asynccontextmanager
@@ -86,8 +102,9 @@ class Edges:
         """A new channel to the first edge that answers; closed afterwards. For long streams."""
         failures: dict[str, str] = {}
         for address in self._addresses:
-            channel = await self._dial(address, failures)
-            if channel is None:
+            channel = await self._dial(address)
+            if isinstance(channel, str):
+                failures[address] = channel
                 continue
             try:
                 yield channel
@@ -97,21 +114,55 @@ class Edges:
         raise _no_edge(failures)
 
     async def close(self) -> None:
-        """Closes what is open."""
-        for address in list(self._channels):
-            await self._drop(address)
+        """Closes what is open; calls that are under way are cancelled."""
+        dialling = list(self._dialling.values())
+        for dial in dialling:
+            dial.cancel()
+        await asyncio.gather(*dialling, return_exceptions=True)
+        for address, kept in list(self._kept.items()):
+            self._retire(address, kept)
+            await kept.channel.close()
 
-    async def _ready(self, address: str, failures: dict[str, str]) -> grpc.aio.Channel | None:
-        kept = self._channels.get(address)
-        if kept is not None and kept.get_state() == grpc.ChannelConnectivity.READY:
-            return kept
-        await self._drop(address)
-        channel = await self._dial(address, failures)
-        if channel is not None:
-            self._channels[address] = channel
-        return channel
+    async def _ready(self, address: str) -> _Kept | str:
+        """A channel to an edge, or why there is none."""
+        while True:
+            kept = self._kept.get(address)
+            if kept is not None:
+                if kept.channel.get_state() == grpc.ChannelConnectivity.READY:
+                    return kept
+                self._retire(address, kept)
+            # Calls at once wait for one attempt, not one after the other for one each.
+            dial = self._dialling.get(address)
+            if dial is None:
+                dial = self._dialling[address] = asyncio.create_task(self._keep(address))
+                dial.add_done_callback(lambda _: self._dialling.pop(address))
+            if kept is not None:
+                await self._end_if_unused(kept)
+            found = await asyncio.shield(dial)
+            if isinstance(found, str) or not found.retired:
+                return found
 
-    async def _dial(self, address: str, failures: dict[str, str]) -> grpc.aio.Channel | None:
+    async def _keep(self, address: str) -> _Kept | str:
+        channel = await self._dial(address)
+        if isinstance(channel, str):
+            return channel
+        self._kept[address] = _Kept(channel)
+        return self._kept[address]
+
+    def _retire(self, address: str, kept: _Kept) -> None:
+        """No new call takes this channel."""
+        kept.retired = True
+        if self._kept.get(address) is kept:
+            del self._kept[address]
+
+    @staticmethod
+    async def _end_if_unused(kept: _Kept) -> None:
+        # To close it under another call would cancel that call, and its caller with it.
+        if kept.retired and not kept.calls:
+            await kept.channel.close()
+
+    async def _dial(self, address: str) -> grpc.aio.Channel | str:
+        """A new channel that is connected, or why it is not."""
         channel = grpc.aio.secure_channel(address, self._credentials(), options=_OPTIONS)
         try:
             async with asyncio.timeout(self._connect_seconds):
@@ -123,14 +174,8 @@ class Edges:
             raise
         if failure is None:
             return channel
-        failures[address] = failure
         await channel.close()
-        return None
-
-    async def _drop(self, address: str) -> None:
-        channel = self._channels.pop(address, None)
-        if channel is not None:
-            await channel.close()
+        return failure
 
     def _credentials(self) -> grpc.ChannelCredentials:
         try:

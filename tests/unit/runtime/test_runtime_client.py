@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -54,11 +55,19 @@ class Edge(ChannelServiceServicer):
         self.error: grpc.StatusCode | None = None
         self.seen: list[bytes] = []
         self.address = ""
+        self.peers: set[str] = set()
+        self.held = asyncio.Event()
+        self.release = asyncio.Event()
 
     async def GetChannel(
         self, request: GetChannelRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> GetChannelResponse:
+        self.peers.add(context.peer())
         self.seen.append(context.auth_context()["x509_pem_cert"][0])
+        if request.channel_id == "held":
+            self.held.set()
+            await self.release.wait()
+            return GetChannelResponse()
         if self.error is not None:
             await context.abort(self.error, f"{self.name} says no")
         response = GetChannelResponse()
@@ -255,3 +264,28 @@ async def test_a_missing_identity_is_named(two: Fixture, tmp_path: Path) -> None
 def test_no_edges_at_all_is_a_mistake(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="at least one edge"):
         Edges([], tmp_path)
+
+
+async def test_a_call_that_fails_does_not_end_those_beside_it(two: Fixture) -> None:
+    edges = two.edges()
+    beside = asyncio.create_task(
+        edges.call(
+            lambda channel: ChannelServiceStub(channel).GetChannel(
+                GetChannelRequest(channel_id="held")
+            ),
+            repeatable=False,
+        )
+    )
+    await two.first.held.wait()
+    two.first.error = grpc.StatusCode.UNAVAILABLE
+    assert await edges.call(title, repeatable=True) == "second"
+    two.first.release.set()
+    await beside
+    await edges.close()
+
+
+async def test_calls_at_once_share_one_connection(two: Fixture) -> None:
+    edges = two.edges()
+    await asyncio.gather(*(edges.call(title, repeatable=False) for _ in range(10)))
+    assert len(two.first.peers) == 1
+    await edges.close()
