@@ -31,6 +31,8 @@ _PROTOCOLS = {
 # Containers that hold their own media. Without this, a file below the root could be a playlist
 # that names files elsewhere.
 _CONTAINERS = "mov,matroska,webm,mpegts,mpeg,flv,avi,mxf,ogg,wav,mp3"
+# What only the web has besides; what they name is fetched under the same two lists.
+_PLAYLISTS = "hls,dash,aac,ac3,webvtt"
 _LISTED = 12
 _KEPT = 24
 
@@ -116,8 +118,12 @@ def _input(source: Source, picture: Picture, media_root: Path) -> list[str]:
         protocols = _PROTOCOLS.get(scheme)
         if protocols is None:
             raise SourceError(f"{scheme!r} is none of {', '.join(_PROTOCOLS)}")
-        pace = ["-re"] if scheme == "https" else []
-        return [*pace, "-protocol_whitelist", protocols, "-i", source.url]
+        web = scheme == "https"
+        formats = f"{_CONTAINERS},{_PLAYLISTS}" if web else _CONTAINERS
+        return [
+            *(("-re",) if web else ()),
+            *("-protocol_whitelist", protocols, "-format_whitelist", formats, "-i", source.url),
+        ]
     raise SourceError("the channel has no source")
 
 

@@ -56,6 +56,9 @@ def test_a_url_may_use_its_own_protocols_only(tmp_path: Path, scheme: str) -> No
     protocols = after(found, "-protocol_whitelist").split(",")
     assert scheme in protocols and "file" not in protocols
     assert after(found, "-i") == f"{scheme}://example.com/x -f"
+    formats = after(found, "-format_whitelist").split(",")
+    assert "mpegts" in formats and "concat" not in formats
+    assert ("hls" in formats) == (scheme == "https")
 
 
 @pytest.mark.parametrize(
