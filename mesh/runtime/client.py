@@ -26,8 +26,9 @@ R = TypeVar("R")
 # Statuses under which another edge may do better.
 _ELSEWHERE = (grpc.StatusCode.UNAVAILABLE,)
 _OPTIONS = [
+    # As in `mesh.runtime.host`, which operators' tools do without.
     ("grpc.max_receive_message_length", 16 * 1024 * 1024),
-    ("grpc.max_send_message_length", 16 * 1024 * 1024),
+    ("grpc.max_send_message_length", 4 * 1024 * 1024),
     ("grpc.enable_retries", 0),
     # A dead edge is noticed within five seconds, with or without a call.
     ("grpc.keepalive_time_ms", 3000),

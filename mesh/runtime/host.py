@@ -41,7 +41,12 @@ from mesh.topology import Topology, TopologyError, load
 
 S = TypeVar("S")
 
-MESSAGE_LIMIT = 16 * 1024 * 1024
+REQUEST_LIMIT = 4 * 1024 * 1024
+"""What a method takes. Frames, which are larger than most, come as answers to who follows."""
+
+ANSWER_LIMIT = 16 * 1024 * 1024
+"""What a method may answer: the overview is one message, and what became visible together too."""
+
 _DRAIN_SECONDS = 3.0
 _log = structlog.get_logger("isthmus.host")
 
@@ -78,8 +83,8 @@ class Host:
         self._server = grpc.aio.server(
             interceptors=[*telemetry.server_interceptors(), gate],
             options=[
-                ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-                ("grpc.max_send_message_length", MESSAGE_LIMIT),
+                ("grpc.max_receive_message_length", REQUEST_LIMIT),
+                ("grpc.max_send_message_length", ANSWER_LIMIT),
                 ("grpc.so_reuseport", 0),
             ],
         )
@@ -128,8 +133,8 @@ class Host:
             f"unix:{self.place.egress_socket}",
             options=[
                 ("grpc.default_authority", authority),
-                ("grpc.max_receive_message_length", MESSAGE_LIMIT),
-                ("grpc.max_send_message_length", MESSAGE_LIMIT),
+                ("grpc.max_receive_message_length", ANSWER_LIMIT),
+                ("grpc.max_send_message_length", REQUEST_LIMIT),
                 # Retries are the sidecar's, as the contract says.
                 ("grpc.enable_retries", 0),
                 # A sidecar that restarts is back within a second.

@@ -221,6 +221,17 @@ async def test_the_workloads_own_service_answers(overview: Running) -> None:
         assert await denied(stub.GetOverview(request))
 
 
+async def test_a_request_is_taken_up_to_4_mb(overview: Running) -> None:
+    async with overview.channel() as channel:
+        get = channel.unary_unary("/isthmus.overview.v1.OverviewService/GetOverview")
+        # One unknown field, of so many bytes.
+        size = b"\x80\x80\xc0\x01"  # 3 MB
+        await get(b"\xa2\x06" + size + bytes(3 << 20), metadata=OPERATOR)
+        with pytest.raises(grpc.aio.AioRpcError) as raised:
+            await get(bytes((4 << 20) + 1), metadata=OPERATOR)
+    assert raised.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+
+
 async def test_status_tells_who_answers_for_it(overview: Running) -> None:
     async with overview.channel() as channel:
         stub = status_pb2_grpc.StatusServiceStub(channel)
