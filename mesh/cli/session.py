@@ -55,7 +55,10 @@ async def session(mesh: Path, region: str, *, only: bool = False) -> AsyncIterat
     layout = Layout.of(topology)
     if not (layout.operator / "tls.crt").exists():
         raise CommandError(
-            f"{layout.operator} holds no operator's certificate: start the mesh with `isthmus up`",
+            f"{layout.operator} holds no operator's certificate: the mesh makes one as it starts, "
+            "and another within half a minute should it be gone"
+            if running(layout)
+            else NOT_UP,
             Exit.UNREACHABLE,
         )
     order = topology.failover_order(region) if region else topology.region_names

@@ -14,6 +14,9 @@ from mesh.cli import failures, reference
 from mesh.cli.exits import MEANINGS, CommandError, Exit
 from mesh.cli.main import run
 from mesh.local import errors as local_errors
+from mesh.local.layout import Layout
+from mesh.local.record import locked
+from mesh.topology import load
 
 
 def test_the_reference_page_is_in_step() -> None:
@@ -80,9 +83,14 @@ def test_a_mesh_that_never_was_up(tmp_path: Path, capsys: pytest.CaptureFixture[
         "regions: [{name: eu, host: 127.0.0.1, base_port: 2000}]\n"
         "media: {root: media, origin: '127.0.0.1:1999'}\n"
     )
+    layout = Layout.of(load(mesh))
+    layout.state.mkdir()
     for command in (["status"], ["overview"], ["channels", "list"], ["devices", "list"]):
         assert run([*command, "--mesh", str(mesh)]) == Exit.UNREACHABLE
         assert "isthmus up" in capsys.readouterr().err
+        with locked(layout):  # as by a supervisor that is up
+            assert run([*command, "--mesh", str(mesh)]) == Exit.UNREACHABLE
+        assert "the mesh makes one as it starts" in capsys.readouterr().err
     assert run(["local", "region", "kill", "eu", "--mesh", str(mesh)]) == Exit.UNREACHABLE
     assert run(["down", "--mesh", str(mesh)]) == Exit.OK
 
