@@ -70,7 +70,7 @@ class Supervisor:
             control=str(layout.control),
             started_ms=_milliseconds(now()),
         )
-        self._dirty = False
+        self._writing: asyncio.TimerHandle | None = None
         drills = Drills(self._wan, self._regions)
         self._control = ControlServer(
             layout.control, {"down": self._down, "describe": self.describe, **drills.handlers()}
@@ -98,7 +98,7 @@ class Supervisor:
             finally:
                 self._note_phase("stopping")
                 await self._stop()
-                self._layout.record.unlink(missing_ok=True)
+                self._end_record()
             return started
 
     async def describe(self) -> dict[str, object]:
@@ -182,14 +182,22 @@ class Supervisor:
 
     def _changed(self) -> None:
         # Many parts change at once while a mesh starts: one write for all of them.
-        if not self._dirty:
-            self._dirty = True
-            asyncio.get_running_loop().call_later(0.1, self._write_record)
+        if self._writing is None:
+            self._writing = asyncio.get_running_loop().call_later(0.1, self._write_record)
 
     def _write_record(self) -> None:
-        self._dirty = False
+        self._forget_writing()
         if self._layout.state.exists():
             write(self._layout.record, self._current())
+
+    def _end_record(self) -> None:
+        self._forget_writing()
+        self._layout.record.unlink(missing_ok=True)
+
+    def _forget_writing(self) -> None:
+        if self._writing is not None:
+            self._writing.cancel()
+            self._writing = None
 
     def _note_phase(self, phase: str, healthy_ms: int | None = None) -> None:
         healthy = self._record.healthy_ms if healthy_ms is None else healthy_ms
