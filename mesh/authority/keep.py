@@ -65,6 +65,15 @@ def save_root(state: Path, root: Issuer) -> None:
     _replace(root_file(state).with_name(_ROOT_CERTIFICATE), authority.pem(root.certificate), 0o644)
 
 
+def root_hash(state: Path) -> str | None:
+    """The hash of the present root, as join tokens pin it; None before the first preparation."""
+    try:
+        content = root_file(state).with_name(_ROOT_CERTIFICATE).read_bytes()
+        return authority.fingerprint(x509.load_pem_x509_certificate(content))
+    except (OSError, ValueError):
+        return None
+
+
 @contextmanager
 def locked(state: Path) -> Iterator[None]:
     """One preparation at a time, in this process and others: there is one root."""

@@ -7,7 +7,9 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime
 from pathlib import Path
 
+from mesh.authority import keep
 from mesh.authority.prepare import FRESH_FOR
+from mesh.identity.authority import fingerprints
 from mesh.identity.errors import IdentityError
 from mesh.identity.folder import read
 from mesh.local.child import Child, Command, Death, python
@@ -33,6 +35,7 @@ class Device:
         self.spec = spec
         self.name = f"device/{spec.device_id}"
         self.folder = layout.device(spec.device_id)
+        self._state = layout.state
         self._watch = watch
         self._changed = changed
         self._supplying: asyncio.Task[None] | None = None
@@ -53,11 +56,13 @@ class Device:
         return self._child.wanted
 
     def enrolled(self, now: datetime) -> bool:
-        """Whether it holds an identity with enough time left to be renewed."""
+        """Whether it holds an identity below the present root, with time left to be renewed."""
         try:
-            return read(self.folder / "identity").not_after - now > FRESH_FOR
+            identity = read(self.folder / "identity")
         except IdentityError:
             return False
+        below = keep.root_hash(self._state) in fingerprints(identity.trust_pem)
+        return below and identity.not_after - now > FRESH_FOR
 
     async def start(
         self, new_token: Callable[[str], Awaitable[str]], now: Callable[[], datetime]

@@ -176,7 +176,7 @@ class Edges:
         if failure is None:
             return channel
         await channel.close()
-        return failure
+        return _plainly(failure, self._identity / "trust.crt")
 
     def _credentials(self) -> grpc.ChannelCredentials:
         try:
@@ -217,6 +217,15 @@ async def _why(channel: grpc.aio.Channel) -> str | None:
         if error.code() is grpc.StatusCode.UNAVAILABLE:
             return error.details() or error.code().name
     return None
+
+
+def _plainly(failure: str, trust: Path) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" not in failure:
+        return failure
+    return (
+        f"its certificate is of another root than {trust}: this identity is of another mesh, or "
+        "of before the mesh got a new root. Remove its folder and enrol again"
+    )
 
 
 def _no_edge(failures: dict[str, str]) -> NoEdge:

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import grpc
 
-from mesh.identity import enrolment, folder
+from mesh.identity import enrolment, folder, tokens
+from mesh.identity.authority import fingerprints
 from mesh.identity.errors import AuthorityUnreachable, IdentityError, TokenRefused
 from mesh.identity.folder import Held
 
@@ -22,6 +23,7 @@ __all__ = [
     "TokenRefused",
     "enrol",
     "held",
+    "pins_another_root",
     "renew",
 ]
 
@@ -35,6 +37,17 @@ def held(path: Path, now: datetime) -> Held | None:
         return None
     found = folder.read(path)
     return found if found.not_after > now else None
+
+
+def pins_another_root(join_token: str, found: Held) -> bool:
+    """Whether a token is of an authority that the identity at hand does not know.
+
+    Then the mesh has another root by now, and no edge takes that identity.
+    """
+    try:
+        return tokens.parse(join_token).root_hash not in fingerprints(found.trust_pem)
+    except (TokenRefused, ValueError):
+        return False
 
 
 async def enrol(path: Path, address: str, join_token: str) -> Held:

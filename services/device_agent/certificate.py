@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 import structlog
 
 from mesh.runtime.client import Edges, NoEdge, NoIdentity
-from mesh.runtime.identity import Held, IdentityError, enrol, held, renew
+from mesh.runtime.identity import Held, IdentityError, enrol, held, pins_another_root, renew
 from services.device_agent.config import Config, ConfigError
 
 _log = structlog.get_logger("isthmus.certificate")
@@ -32,6 +32,9 @@ async def obtain(config: Config) -> Held:
         found = held(config.identity, _now())
     except IdentityError as error:
         raise ConfigError(str(error)) from None
+    if found is not None and _is_outdated(found, config):
+        _log.warning("the mesh has a new root: enrolling again")
+        found = None
     while found is None:
         found = await _enrol(config)
     if not found.spiffe_id.endswith(f"/device/{config.device_id}"):
@@ -40,6 +43,15 @@ async def obtain(config: Config) -> Held:
             f"{config.device_id!r}: give each device a state folder of its own"
         )
     return found
+
+
+def _is_outdated(found: Held, config: Config) -> bool:
+    if config.enrolment is None or config.join_token_file is None:
+        return False
+    try:
+        return pins_another_root(config.join_token_file.read_text(), found)
+    except (OSError, ValueError):
+        return False
 
 
 async def _enrol(config: Config) -> Held | None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from mesh.identity import tokens
-from mesh.identity.authority import fingerprint
-from mesh.runtime.client import Edges
+from mesh.identity.authority import fingerprint, pem
+from mesh.runtime.client import Edges, NoEdge
 from mesh.runtime.identity import (
     AuthorityUnreachable,
     IdentityError,
@@ -104,6 +104,42 @@ async def test_a_device_enrols_once_with_its_token(tmp_path: Path) -> None:
         await enrolment.stop()
     assert not path.exists()
     assert await obtain(config) == found
+
+
+async def test_a_token_of_another_root_is_used_though_there_is_a_certificate(
+    tmp_path: Path,
+) -> None:
+    """The mesh got a new root: what the certificate at hand opens is no more."""
+    before, after = TestAuthority(), TestAuthority()
+    before.write_device(tmp_path / "identity", "encoder-1")
+    enrolment = FakeEnrolment(after, "encoder-1")
+    await enrolment.start()
+    path = tmp_path / "token"
+    config = _settings(
+        tmp_path, ISTHMUS_ENROLMENT=enrolment.address, ISTHMUS_JOIN_TOKEN_FILE=str(path)
+    )
+    try:
+        for unused in (token(before), "no token"):
+            path.write_text(unused)
+            assert (await obtain(config)).trust_pem == pem(before.root.certificate)
+            assert path.exists()
+        path.write_text(token(after))
+        assert (await obtain(config)).trust_pem == pem(after.root.certificate)
+    finally:
+        await enrolment.stop()
+    assert not path.exists()
+
+
+async def test_an_edge_of_another_root_is_told_plainly(tmp_path: Path) -> None:
+    edge = FakeRenewal(TestAuthority(), "encoder-1")
+    await edge.start()
+    TestAuthority().write_device(tmp_path, "encoder-1")
+    try:
+        with pytest.raises(NoEdge, match=r"another root than .*trust\.crt.* enrol again"):
+            async with Edges([edge.address], tmp_path).connect():
+                pass
+    finally:
+        await edge.stop()
 
 
 async def test_a_device_says_what_it_needs(tmp_path: Path) -> None:
