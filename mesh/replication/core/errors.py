@@ -9,11 +9,19 @@ class ReplicationError(Exception):
     """Anything that replication raises on purpose."""
 
 
+class JournalDamaged(ReplicationError):
+    """A region's own journal or state is not as it was written."""
+
+
 class LinkFault(ReplicationError):
     """A link cannot go on. `remedy` says what an operator should do."""
 
     reason: link_pb2.LinkErrorReason.ValueType = link_pb2.LINK_ERROR_REASON_UNSPECIFIED
     remedy = "read the log of both regions"
+
+
+class TokenDamaged(ReplicationError):
+    """A session token cannot be read."""
 
 
 class HistoryTruncated(LinkFault):

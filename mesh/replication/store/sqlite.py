@@ -16,11 +16,12 @@ from pathlib import Path
 
 from mesh.replication.core import entities
 from mesh.replication.core.cells import Stamp
-from mesh.replication.core.clocks import Origin, Vector
+from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import EntityKey, EntityState
-from mesh.replication.core.errors import FormatUnknown, LinkFault
-from mesh.replication.core.frames import GENESIS, Frame, StoredFrame, chain, parse
+from mesh.replication.core.errors import FormatUnknown, JournalDamaged
+from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
 from mesh.replication.core.journal import Batch, Receipt, Recovered
+from mesh.replication.core.recovery import Position, recover
 from mesh.replication.core.wire import piece, read_piece
 from mesh.replication.errors import (
     StoreBroken,
@@ -157,31 +158,24 @@ class SqliteStore:
             return self._recover()
 
     def _recover(self) -> Recovered:
-        recovered = Recovered()
         read = self._reader.execute
+        positions: dict[Origin, Position] = {}
+        for region, incarnation, sequence, hash, flushed in read(
+            "SELECT region, incarnation, sequence, hash, flushed FROM positions"
+        ).fetchall():
+            origin = Origin(region, incarnation)
+            positions[origin] = Position(sequence, hash, flushed, self._hash_at(origin, flushed))
+        states = (((row[0], row[1]), row[2]) for row in read("SELECT type, key, state FROM states"))
         try:
-            for type, key, data in read("SELECT type, key, state FROM states"):
-                recovered.states[type, key] = entities.decode(data)
+            return recover(states, positions, self._unflushed())
         except FormatUnknown as fault:
             raise StoreTooNew(f"{self._path} cannot be read by this version: {fault}") from None
-        except LinkFault as fault:
-            raise StoreCorrupt(f"{self._path}: a stored state is damaged: {fault}") from None
-        if recovered.states:
-            recovered.clock = max(state.changed.clock for state in recovered.states.values())
-        flushed: Vector = {}
-        for region, incarnation, sequence, hash, watermark in read(
-            "SELECT region, incarnation, sequence, hash, flushed FROM positions"
-        ):
-            origin = Origin(region, incarnation)
-            recovered.vector[origin] = sequence
-            recovered.heads[origin] = hash
-            flushed[origin] = watermark
-        self._replay(recovered, flushed)
-        return recovered
+        except JournalDamaged as damage:
+            raise StoreCorrupt(
+                f"{self._path}: {damage}: move the store away, peers hold the rest"
+            ) from None
 
-    def _replay(self, recovered: Recovered, flushed: Vector) -> None:
-        heads = {origin: self._hash_at(origin, sequence) for origin, sequence in flushed.items()}
-        reached = dict(flushed)
+    def _unflushed(self) -> Iterator[StoredFrame]:
         first_place = self._reader.execute(
             "SELECT min(place) FROM frames JOIN positions USING (region, incarnation)"
             " WHERE last > flushed"
@@ -191,29 +185,7 @@ class SqliteStore:
             " WHERE place >= ? ORDER BY place",
             (first_place if first_place is not None else 1 << 62,),
         )
-        for row in rows:
-            stored = _stored(row)
-            if stored.last <= flushed[stored.origin]:
-                continue
-            where = f"{self._path}: the journal at {stored.place}"
-            if (
-                stored.first != reached[stored.origin] + 1
-                or chain(heads[stored.origin], stored.body) != stored.hash
-            ):
-                raise StoreCorrupt(f"{where} is damaged: move the store away, peers hold the rest")
-            try:
-                frame = parse(stored.body, stored.hash)
-            except LinkFault as fault:
-                raise StoreTooNew(f"{where} cannot be read by this version: {fault}") from None
-            for change in frame.changes:
-                state = recovered.states.get(change.entity)
-                recovered.states[change.entity] = entities.apply(state, change)
-                recovered.replayed.add(change.entity)
-            recovered.clock = max(recovered.clock, frame.newest)
-            reached[stored.origin] = stored.last
-            heads[stored.origin] = stored.hash
-        if reached != recovered.vector:
-            raise StoreCorrupt(f"{self._path}: the journal ends before what it promises")
+        return map(_stored, rows)
 
     def _hash_at(self, origin: Origin, sequence: int) -> bytes:
         if sequence == 0:

@@ -1,0 +1,85 @@
+"""Recovery: what a store held, brought up to the end of its journal.
+
+State is flushed behind the journal, so a store holds states of different ages. Joining is
+idempotent: replaying every frame above the watermark over them gives what was committed last.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+from mesh.replication.core import entities
+from mesh.replication.core.clocks import Origin
+from mesh.replication.core.entities import EntityKey
+from mesh.replication.core.errors import FormatUnknown, JournalDamaged, LinkFault
+from mesh.replication.core.frames import StoredFrame, chain, parse
+from mesh.replication.core.journal import Recovered
+
+
+class Position(NamedTuple):
+    """How far an origin's journal reaches, and the watermark up to which states are flushed.
+
+    `hash` is the chain's at `sequence`, `flushed_hash` at `flushed`; both of `GENESIS` at 0.
+    """
+
+    sequence: int
+    hash: bytes
+    flushed: int
+    flushed_hash: bytes
+
+
+def recover(
+    states: Iterable[tuple[EntityKey, bytes]],
+    positions: Mapping[Origin, Position],
+    frames: Iterable[StoredFrame],
+) -> Recovered:
+    """The group's state at the journal's end.
+
+    `states` are canonical bytes as flushed; `frames` are those above the watermarks, in the order
+    of their commits (others among them are passed over). Raises `FormatUnknown` for what a newer
+    version wrote, and `JournalDamaged`.
+    """
+    recovered = Recovered()
+    try:
+        for entity, data in states:
+            recovered.states[entity] = entities.decode(data)
+    except FormatUnknown:
+        raise
+    except LinkFault as fault:
+        raise JournalDamaged(f"a stored state is damaged: {fault}") from None
+    if recovered.states:
+        recovered.clock = max(state.changed.clock for state in recovered.states.values())
+    for origin, position in positions.items():
+        recovered.vector[origin] = position.sequence
+        recovered.heads[origin] = position.hash
+    _replay(recovered, positions, frames)
+    return recovered
+
+
+def _replay(
+    recovered: Recovered, positions: Mapping[Origin, Position], frames: Iterable[StoredFrame]
+) -> None:
+    reached = {origin: position.flushed for origin, position in positions.items()}
+    heads = {origin: position.flushed_hash for origin, position in positions.items()}
+    for stored in frames:
+        origin = stored.origin
+        if stored.last <= positions[origin].flushed:
+            continue
+        follows = stored.first == reached[origin] + 1
+        if not follows or chain(heads[origin], stored.body) != stored.hash:
+            raise JournalDamaged(f"the journal at {stored.place} is damaged")
+        try:
+            frame = parse(stored.body, stored.hash)
+        except LinkFault as fault:
+            # Its bytes are as they were written.
+            raise FormatUnknown(f"the journal at {stored.place}: {fault}") from None
+        for change in frame.changes:
+            state = recovered.states.get(change.entity)
+            recovered.states[change.entity] = entities.apply(state, change)
+            recovered.replayed.add(change.entity)
+        recovered.clock = max(recovered.clock, frame.newest)
+        reached[origin] = stored.last
+        heads[origin] = stored.hash
+    if reached != recovered.vector:
+        raise JournalDamaged("the journal ends before what it promises")
