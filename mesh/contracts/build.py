@@ -12,7 +12,9 @@ from isthmus.options.v1 import options_pb2
 
 from mesh.contracts.model import (
     Callers,
+    Consistency,
     Contract,
+    Durability,
     Entity,
     Field,
     Idempotency,
@@ -35,6 +37,17 @@ _LOCALITIES = {
     options_pb2.LOCALITY_NEAREST: Locality.NEAREST,
     options_pb2.LOCALITY_LOCAL: Locality.LOCAL,
     options_pb2.LOCALITY_PINNED: Locality.PINNED,
+}
+_CONSISTENCIES = {
+    options_pb2.CONSISTENCY_UNSPECIFIED: Consistency.EVENTUAL,
+    options_pb2.CONSISTENCY_EVENTUAL: Consistency.EVENTUAL,
+    options_pb2.CONSISTENCY_SESSION: Consistency.SESSION,
+}
+_DURABILITIES = {
+    options_pb2.DURABILITY_UNSPECIFIED: Durability.REGION,
+    options_pb2.DURABILITY_REGION: Durability.REGION,
+    options_pb2.DURABILITY_ONE_PEER: Durability.ONE_PEER,
+    options_pb2.DURABILITY_MAJORITY: Durability.MAJORITY,
 }
 _IDEMPOTENCY = {
     descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN: Idempotency.UNKNOWN,
@@ -98,6 +111,8 @@ def _method(node: MethodNode) -> Method:
         ),
         idempotency=_IDEMPOTENCY[proto.options.idempotency_level],
         locality=_LOCALITIES[contract.locality],
+        consistency=_CONSISTENCIES[contract.consistency],
+        durability=_DURABILITIES[contract.durability],
         timeout=seconds(contract.timeout) if contract.HasField("timeout") else None,
         stream_max_age=(
             seconds(contract.stream_max_age) if contract.HasField("stream_max_age") else None
@@ -178,6 +193,8 @@ def _method_terms(method: Method) -> Mapping[str, Any]:
         },
         "idempotency": method.idempotency.value,
         "locality": method.locality.value,
+        "consistency": method.consistency.value,
+        "durability": method.durability.value,
         "timeout": method.timeout,
         "stream_max_age": method.stream_max_age,
         "retry": [method.retry.attempts, method.retry.per_try] if method.retry else None,

@@ -37,6 +37,31 @@ class Locality(Enum):
     PINNED = "pinned"
 
 
+class Consistency(Enum):
+    """What a reader is promised."""
+
+    EVENTUAL = "eventual"
+    SESSION = "session"
+
+
+class Durability(Enum):
+    """Where a write is on disk before it is acknowledged."""
+
+    REGION = "region"
+    ONE_PEER = "one peer"
+    MAJORITY = "majority"
+
+    def of(self, regions: int) -> int:
+        """In how many of a group's regions that is."""
+        match self:
+            case Durability.REGION:
+                return 1
+            case Durability.ONE_PEER:
+                return 2
+            case Durability.MAJORITY:
+                return regions // 2 + 1
+
+
 class Idempotency(Enum):
     """The standard `idempotency_level`."""
 
@@ -91,6 +116,8 @@ class Method:
     callers: Callers
     idempotency: Idempotency
     locality: Locality
+    consistency: Consistency
+    durability: Durability
     timeout: float | None
     stream_max_age: float | None
     retry: Retry | None

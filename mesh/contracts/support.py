@@ -43,6 +43,8 @@ _ROUTE = "the calling sidecar's and the edge's routes"
 _CLUSTER = "the calling sidecar's and the edge's clusters"
 _GROUP = "replication: the group's journal and store"
 _MERGE = "replication: merging of cells"
+_SESSION = "the runtime: a call waits until its region has what the caller's token has seen"
+_DURABLE = "replication: the answer waits for the fsync in as many regions"
 
 ROWS: Mapping[str, Row] = {
     "ServiceContract.workload": _enforced(_IDENTITY),
@@ -54,8 +56,8 @@ ROWS: Mapping[str, Row] = {
     "MethodContract.retry": _enforced(f"{_ROUTE}: retry policy"),
     "MethodContract.rate_limit": _NOT_YET,
     "MethodContract.locality": _enforced(_CLUSTER),
-    "MethodContract.consistency": _enforced("only CONSISTENCY_EVENTUAL, which is the default"),
-    "MethodContract.durability": _enforced("only DURABILITY_REGION, which is the default"),
+    "MethodContract.consistency": _enforced(_SESSION),
+    "MethodContract.durability": _enforced(_DURABLE),
     "MethodContract.stream_max_age": _enforced(f"{_ROUTE}: the longest that a stream may live"),
     "Callers.workloads": _enforced(_ACCESS),
     "Callers.roles": _enforced(_ACCESS),
@@ -76,11 +78,11 @@ ROWS: Mapping[str, Row] = {
     "Locality.LOCALITY_PINNED": _enforced(f"{_CLUSTER}: one for each region, without ejection"),
     "Consistency.CONSISTENCY_UNSPECIFIED": _enforced("the same as CONSISTENCY_EVENTUAL"),
     "Consistency.CONSISTENCY_EVENTUAL": _enforced("replication: reads answer from the own region"),
-    "Consistency.CONSISTENCY_SESSION": _NOT_YET,
+    "Consistency.CONSISTENCY_SESSION": _enforced(_SESSION),
     "Durability.DURABILITY_UNSPECIFIED": _enforced("the same as DURABILITY_REGION"),
     "Durability.DURABILITY_REGION": _enforced("replication: acknowledged after fsync"),
-    "Durability.DURABILITY_ONE_PEER": _NOT_YET,
-    "Durability.DURABILITY_MAJORITY": _NOT_YET,
+    "Durability.DURABILITY_ONE_PEER": _enforced(_DURABLE),
+    "Durability.DURABILITY_MAJORITY": _enforced(_DURABLE),
     "EntityContract.group": _enforced(_GROUP),
     "EntityContract.key": _enforced(_GROUP),
     "EntityContract.home": _enforced("only HOME_ANY_REGION, which is the default"),
@@ -110,9 +112,6 @@ ROWS: Mapping[str, Row] = {
 INSTEAD: Mapping[str, str] = {
     "MethodContract.rate_limit": "leave rate_limit out",
     "Locality.LOCALITY_HOME": "write LOCALITY_NEAREST or LOCALITY_LOCAL",
-    "Consistency.CONSISTENCY_SESSION": "leave consistency out, or write CONSISTENCY_EVENTUAL",
-    "Durability.DURABILITY_ONE_PEER": "leave durability out, or write DURABILITY_REGION",
-    "Durability.DURABILITY_MAJORITY": "leave durability out, or write DURABILITY_REGION",
     "Home.HOME_ONE_REGION": "leave home out, or write HOME_ANY_REGION",
     "Merge.MERGE_FIRST": "write MERGE_LATEST, or MERGE_MAX of a message ordered by an epoch",
     "Merge.MERGE_MIN": "write MERGE_LATEST, or MERGE_MAX of a value that grows",

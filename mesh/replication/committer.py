@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+from mesh.replication.core.clocks import Vector
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.journal import Batch, Journal, Visible, Write
 from mesh.replication.errors import GroupClosed, OriginChanged, StoreError, WriteNotStored
@@ -47,7 +48,7 @@ class Committer:
         self._on_visible = on_visible
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"commit-{name}")
         self._wake = asyncio.Event()
-        self._waiters: dict[int, asyncio.Future[None]] = {}
+        self._waiters: dict[int, asyncio.Future[Vector]] = {}
         self._unflushed = set(unflushed)
         self._closing = False
         self._failure: BaseException | None = None
@@ -73,9 +74,12 @@ class Committer:
                 f"group {self._name} stopped committing: restart the process"
             ) from self._failure
 
-    def submit(self, write: Write) -> asyncio.Future[None]:
-        """Queues a write; the future is done once it is durable, or has its `WriteError`."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    def submit(self, write: Write) -> asyncio.Future[Vector]:
+        """Queues a write. Once it is durable the future has its position, or else its `WriteError`.
+
+        The position is that of the end of its frame.
+        """
+        future: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
         self._waiters[id(write)] = future
         self._journal.submit(write)
         self._wake.set()
@@ -118,10 +122,11 @@ class Committer:
             return False
         visible = self._journal.stored(batch)
         self._unflushed |= visible.changes.keys()
+        position = {batch.local.origin: batch.local.last} if batch.local else {}
         for write in batch.writes:
             future = self._waiters.pop(id(write), None)
             if future is not None and not future.done():
-                future.set_result(None)
+                future.set_result(position)
         self._on_visible(visible)
         return True
 

@@ -17,6 +17,9 @@
     │   ├── StoreMismatch          it belongs to another group or region
     │   ├── StoreLocked            another process has it open
     │   └── StoreBroken            it failed in a way that leaves its last commit in doubt
+    ├── DurabilityPending          a write is durable here, and not yet in as many regions as asked
+    ├── NotYetHere                 the region lacks what the caller has seen elsewhere
+    ├── TokenDamaged               a session token cannot be read
     ├── SchemaError                the contract's entities cannot be replicated
     └── WatcherTooSlow             a watcher did not keep up: watch again
 
@@ -26,13 +29,18 @@ are kinds of `ReplicationError` as well.
 
 from __future__ import annotations
 
-from mesh.replication.core.errors import ReplicationError
+from collections.abc import Mapping, Sequence
+
+from mesh.replication.core.clocks import Origin
+from mesh.replication.core.errors import ReplicationError, TokenDamaged
 
 __all__ = [
     "AlreadyExists",
+    "DurabilityPending",
     "GroupClosed",
     "NotFound",
     "NotReplicated",
+    "NotYetHere",
     "OriginChanged",
     "ReplicationError",
     "RequestIdReused",
@@ -44,6 +52,7 @@ __all__ = [
     "StoreLocked",
     "StoreMismatch",
     "StoreTooNew",
+    "TokenDamaged",
     "WatcherTooSlow",
     "WriteError",
     "WriteNotStored",
@@ -85,6 +94,35 @@ class WriteNotStored(WriteError):
 
 class GroupClosed(WriteError):
     """The group is closing or closed."""
+
+
+class DurabilityPending(ReplicationError):
+    """A write took effect: it is durable in `holders`, of `needed` regions that were asked for.
+
+    It goes on to the others by itself; a repeat under the same request id waits for them again.
+    """
+
+    def __init__(self, holders: Sequence[str], needed: int) -> None:
+        super().__init__(
+            f"the write is durable in {', '.join(holders)}, and {needed} regions were asked for: "
+            "it goes to the others as soon as they can be reached; a repeat under the same request "
+            "id waits for them"
+        )
+        self.holders = tuple(holders)
+        self.needed = needed
+
+
+class NotYetHere(ReplicationError):
+    """The region lacks what the caller has seen: `behind` says how many changes of each origin."""
+
+    def __init__(self, group: str, region: str, behind: Mapping[Origin, int]) -> None:
+        listed = ", ".join(f"{number} of {origin}" for origin, number in sorted(behind.items()))
+        super().__init__(
+            f"{region} does not have all that this session saw of {group} yet; changes that it "
+            f"lacks: {listed}. Try again, or ask another region"
+        )
+        self.group = group
+        self.behind = dict(behind)
 
 
 class StoreError(ReplicationError):

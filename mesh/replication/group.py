@@ -18,11 +18,14 @@ from isthmus.replication.v1 import frame_pb2
 
 from mesh.contracts.model import Contract
 from mesh.replication.committer import Committer
-from mesh.replication.core.clocks import Origin, milliseconds, vector_to_proto
+from mesh.replication.core.clocks import Origin, Vector, covers, milliseconds, vector_to_proto
+from mesh.replication.core.durable import Durable
 from mesh.replication.core.entities import DELETE, EntityKey
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.journal import Journal, Visible, Write
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
+from mesh.replication.core.tokens import reduced
+from mesh.replication.errors import DurabilityPending, NotYetHere
 from mesh.replication.links import Dial, Links
 from mesh.replication.operations import Operations
 from mesh.replication.rendering import Renderer
@@ -41,6 +44,7 @@ from mesh.replication.views import (
     WatchEvent,
     WriteContext,
 )
+from mesh.replication.waiting import Waiting
 from mesh.replication.watch import Watcher
 
 M = TypeVar("M", bound=Message)
@@ -110,6 +114,9 @@ class Group:
         self._on_applied = on_applied
         self._views = Renderer(journal, schema)
         self._watchers: set[Watcher] = set()
+        self._durable = Durable(journal.region, peers)
+        self._committing = Waiting()
+        self._acknowledging = Waiting()
         self._operations = Operations(store)
         self._committer = Committer(name, journal, store, unflushed, self._visible)
         self._links = Links(self)
@@ -234,12 +241,16 @@ class Group:
 
         If `change` raises, nothing is written. A repeat of a request id returns the first result
         without running `change`. Raises `WriteError`s; `RequestIdReused` if the id came with
-        another request.
+        another request; `DurabilityPending` if the write is durable here, and not within the
+        deadline in as many regions as the context asks for.
         """
         self._committer.check_open()
         now_ms = self.now_ms()
         repeated = await self._operations.repeated(context, now_ms)
         if repeated is not None:
+            # Where it went is not kept: what this region had written by now includes it.
+            own = {o: n for o, n in self.journal.vector.items() if o.region == self.region}
+            await self._reach_durability(own, context)
             return repeated  # type: ignore[return-value] # what the first call returned
         self._committer.check_open()
         self.journal.begin_write(now_ms)
@@ -251,9 +262,41 @@ class Group:
             return result
         done = self._committer.submit(write)
         self._operations.started(context, result, done)
-        await asyncio.shield(done)
+        position = await asyncio.shield(done)
         self.writes_accepted += 1
+        await self._reach_durability(position, context)
         return result
+
+    async def _reach_durability(self, position: Vector, context: WriteContext) -> None:
+        needed = context.durability.of(self._durable.regions)
+        if needed == 1:
+            return
+        left = None if context.deadline is None else context.deadline - self._monotonic()
+        if not await self._acknowledging.until(
+            lambda: len(self._durable.holders(position)) >= needed, left
+        ):
+            raise DurabilityPending(self._durable.holders(position), needed)
+
+    # Sessions.
+
+    def seen(self) -> Vector:
+        """What whoever reads or wrote here now has seen: for a token."""
+        return reduced(self.journal.vector, self.journal.implied)
+
+    async def wait_for(self, seen: Vector, deadline: float | None) -> None:
+        """Waits until what was seen elsewhere is here.
+
+        Raises `NotYetHere` at `deadline` (seconds on the group's monotonic clock).
+        """
+        left = None if deadline is None else deadline - self._monotonic()
+        if not await self._committing.until(lambda: covers(self.journal.vector, seen), left):
+            vector = self.journal.vector
+            behind = {
+                origin: sequence - vector.get(origin, 0)
+                for origin, sequence in seen.items()
+                if sequence > vector.get(origin, 0)
+            }
+            raise NotYetHere(self.name, self.region, behind)
 
     # Following.
 
@@ -331,6 +374,11 @@ class Group:
         self._hearing.heard(peer, self._monotonic_ms())
         self._last_heard[peer] = self.now_ms()
 
+    def acknowledged(self, peer: str, vector: Mapping[Origin, int]) -> None:
+        """A peer said on its own stream what it has on disk."""
+        self._durable.acknowledged(peer, vector)
+        self._acknowledging.look()
+
     def heard_of(self, clocks: Mapping[str, int]) -> None:
         """A heartbeat named these clocks of regions."""
         for peer in self._hearing.heard_of(clocks, self._monotonic_ms()):
@@ -380,6 +428,7 @@ class Group:
             if self._on_applied is not None and frame.origin.region != self.region:
                 self._on_applied(self._applied(frame))
         self._links.committed()
+        self._committing.look()
 
     def _applied(self, frame: Frame) -> Applied:
         return Applied(

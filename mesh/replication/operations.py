@@ -7,6 +7,7 @@ import asyncio
 from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
+from mesh.replication.core.clocks import Vector
 from mesh.replication.core.journal import Receipt
 from mesh.replication.errors import RequestIdReused
 from mesh.replication.store import Store
@@ -21,7 +22,7 @@ class Operations:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._running: dict[_Key, tuple[bytes, Message, asyncio.Future[None]]] = {}
+        self._running: dict[_Key, tuple[bytes, Message, asyncio.Future[Vector]]] = {}
 
     async def repeated(self, context: WriteContext, now_ms: int) -> Message | None:
         """The result of an earlier request under this id; None if this is the first.
@@ -55,7 +56,7 @@ class Operations:
             now_ms,
         )
 
-    def started(self, context: WriteContext, result: Message, done: asyncio.Future[None]) -> None:
+    def started(self, context: WriteContext, result: Message, done: asyncio.Future[Vector]) -> None:
         """A request is in flight until `done`."""
         if context.request_id:
             key = _key(context)

@@ -40,7 +40,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
         answers: asyncio.Queue[link_pb2.FollowResponse] = asyncio.Queue()
         signal = asyncio.Event()
         group.commit_signals.add(signal)
-        reading = asyncio.create_task(self._read(context, sender, answers, signal))
+        reading = asyncio.create_task(self._read(context, peer, sender, answers, signal))
         reading.add_done_callback(lambda _: signal.set())
         try:
             if peer not in group.peers:
@@ -71,6 +71,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
     async def _read(
         self,
         context: ServicerContext,
+        peer: str,
         sender: core.Sender,
         answers: asyncio.Queue[link_pb2.FollowResponse],
         signal: asyncio.Event,
@@ -78,6 +79,8 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
         while isinstance(request := await context.read(), link_pb2.FollowRequest):
             messages, lost = sender.on_message(request, self._group.now_ms())
             self._group.refuse(lost)
+            if not request.HasField("credit"):
+                self._group.acknowledged(peer, sender.durable)
             for message in messages:
                 answers.put_nowait(message)
             signal.set()

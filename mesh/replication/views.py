@@ -8,6 +8,7 @@ from functools import cached_property
 
 from google.protobuf.message import Message
 
+from mesh.contracts.model import Durability
 from mesh.replication.core.clocks import Origin, Vector
 
 MessageClass = type[Message]
@@ -19,6 +20,8 @@ class WriteContext:
 
     With a `request_id` the write's result is kept for a day under (actor, method, request_id), and
     a repeat returns it. `request_digest` tells a repeat from another request under the same id.
+    It is acknowledged once `durability` is reached, which is waited for until `deadline` (seconds
+    on the group's monotonic clock; None: for ever).
     """
 
     actor: str
@@ -26,6 +29,8 @@ class WriteContext:
     request_id: str = ""
     method: str = ""
     request_digest: bytes = b""
+    durability: Durability = Durability.REGION
+    deadline: float | None = None
 
 
 @dataclass(frozen=True)

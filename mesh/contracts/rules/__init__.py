@@ -1,6 +1,14 @@
 """The rules that a contract must keep, as data; one file for each subject."""
 
-from mesh.contracts.rules import callers, deadlines, entities, merges, services, supported
+from mesh.contracts.rules import (
+    callers,
+    deadlines,
+    entities,
+    merges,
+    promises,
+    services,
+    supported,
+)
 from mesh.contracts.rules.rule import Rule
 
 RULES: tuple[Rule, ...] = (
@@ -8,6 +16,7 @@ RULES: tuple[Rule, ...] = (
     *services.RULES,
     *callers.RULES,
     *deadlines.RULES,
+    *promises.RULES,
     *entities.RULES,
     *merges.RULES,
 )

@@ -128,6 +128,8 @@ class Journal:
         self.committed = recovered.states
         self.vector = recovered.vector
         self.clock = HybridClock(recovered.clock)
+        self.implied: Vector = {}
+        """What changes applied in this life depend on, of other origins than their own."""
         self.waiting: dict[Origin, deque[Frame]] = {}
         self._heads = recovered.heads
         self._received = dict(recovered.vector)
@@ -300,6 +302,9 @@ class Journal:
                 self._commit(visible, step.entity, before, after)
         for frame in batch.frames:
             self._heads[frame.origin] = frame.hash
+            for origin, sequence in frame.dependencies.items():
+                if sequence > self.implied.get(origin, 0):
+                    self.implied[origin] = sequence
             if frame is batch.local:
                 self._received[frame.origin] = frame.last
                 self._received_heads[frame.origin] = frame.hash

@@ -25,7 +25,7 @@ VARIANTS = {
     ),
     "optional_field": SOUND.replace("  string title", "  optional string title"),
     "two_faults": SOUND.replace("MERGE_LATEST", "MERGE_MIN").replace(
-        "callers: {workloads", "durability: DURABILITY_MAJORITY callers: {workloads"
+        "callers: {workloads", "rate_limit: {per_second: 9} callers: {workloads"
     ),
     "client_only": SOUND.replace('workloads: "orders"', 'workloads: "batch"'),
 }

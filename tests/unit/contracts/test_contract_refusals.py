@@ -43,6 +43,17 @@ def method(options: str, *, rpc: str = "(Order) returns (Order)", head: str = ""
     return sound("  rpc WatchOrders", body)
 
 
+def promising(option: str) -> str:
+    """The sound contract with a method of a workload that owns no group."""
+    return SOUND + (
+        "service StockService {\n"
+        '  option (isthmus.options.v1.service) = {workload: "stock" owner: "a" runbook: "b"};\n'
+        "  rpc Count(Order) returns (Order) {\n"
+        f"    option (isthmus.options.v1.method) = {{ {MARK}\n"
+        f"      timeout: {{seconds: 3}} {option} }};\n  }}\n}}\n"
+    )
+
+
 def field(declaration: str, more: str = "") -> str:
     """The sound contract with one more field in its entity, and more messages."""
     return (
@@ -201,6 +212,23 @@ service StockService {
         ),
         "add a region to mesh.yaml",
         regions=1,
+    ),
+    # What methods promise of a group's data.
+    "session_without_group": Case(
+        "PROMISE_WITHOUT_GROUP",
+        promising("consistency: CONSISTENCY_SESSION"),
+        "declare a group",
+    ),
+    "durability_without_group": Case(
+        "PROMISE_WITHOUT_GROUP", promising("durability: DURABILITY_MAJORITY"), "leave it out"
+    ),
+    "session_on_stream": Case(
+        "PROMISE_ON_STREAM",
+        method(
+            "stream_max_age: {seconds: 9} consistency: CONSISTENCY_SESSION",
+            rpc="(Order) returns (stream Order)",
+        ),
+        "begins with a snapshot",
     ),
     # Services and groups.
     "no_workload": Case(
@@ -372,21 +400,6 @@ service StockService {
     ),
     "locality_home": Case(
         "NOT_SUPPORTED_YET", method("timeout: {seconds: 3} locality: LOCALITY_HOME"), "_NEAREST"
-    ),
-    "consistency_session": Case(
-        "NOT_SUPPORTED_YET",
-        method("timeout: {seconds: 3} consistency: CONSISTENCY_SESSION"),
-        "CONSISTENCY_EVENTUAL",
-    ),
-    "durability_one_peer": Case(
-        "NOT_SUPPORTED_YET",
-        method("timeout: {seconds: 3} durability: DURABILITY_ONE_PEER"),
-        "DURABILITY_REGION",
-    ),
-    "durability_majority": Case(
-        "NOT_SUPPORTED_YET",
-        method("timeout: {seconds: 3} durability: DURABILITY_MAJORITY"),
-        "DURABILITY_REGION",
     ),
     "home_one_region": Case(
         "NOT_SUPPORTED_YET",
