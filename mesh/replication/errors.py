@@ -20,6 +20,7 @@
     ├── DurabilityPending          a write is durable here, and not yet in as many regions as asked
     ├── NotYetHere                 the region lacks what the caller has seen elsewhere
     ├── TokenDamaged               a session token cannot be read
+    ├── EtagDamaged                an entity's etag cannot be read
     ├── SchemaError                the contract's entities cannot be replicated
     └── WatcherTooSlow             a watcher did not keep up: watch again
 
@@ -32,11 +33,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mesh.replication.core.clocks import Origin
-from mesh.replication.core.errors import ReplicationError, TokenDamaged
+from mesh.replication.core.errors import EtagDamaged, ReplicationError, TokenDamaged
 
 __all__ = [
     "AlreadyExists",
     "DurabilityPending",
+    "EtagDamaged",
     "GroupClosed",
     "NotFound",
     "NotReplicated",

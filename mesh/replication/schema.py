@@ -25,9 +25,13 @@ ClassOf = Callable[[str], MessageClass]
 
 _MERGED = {
     Merge.LATEST: cells.LATEST,
+    Merge.FIRST: cells.FIRST,
     Merge.MAX: cells.MAX,
+    Merge.MIN: cells.MIN,
     Merge.COUNTER: cells.COUNTER,
     Merge.SET: cells.SET,
+    Merge.MAP: cells.MAP,
+    Merge.KEEP_BOTH: cells.KEEP_BOTH,
 }
 _UNSIGNED = {
     FieldDescriptor.CPPTYPE_UINT32,
@@ -97,8 +101,27 @@ class FieldSchema:
             encoded.append(alone.SerializeToString(deterministic=True))
         return encoded
 
+    def entries(self, message_class: MessageClass, values: Mapping[Any, Any]) -> list[bytes]:
+        """The canonical encodings of single entries of this map field.
+
+        A value of None stands for the default one.
+        """
+        encoded = []
+        for key, value in values.items():
+            alone = self.parent(message_class())
+            alone = type(alone)()
+            entries = getattr(alone, self.names[-1])
+            if value is None:
+                entries[key]  # reading makes the default entry
+            elif isinstance(value, Message):
+                entries[key].CopyFrom(value)
+            else:
+                entries[key] = value
+            encoded.append(alone.SerializeToString(deterministic=True))
+        return encoded
+
     def rank(self, message: Message) -> bytes:
-        """What orders the field's value under MAX, comparable as bytes."""
+        """What orders the field's value under MAX and MIN, comparable as bytes."""
         value = getattr(self.parent(message), self.names[-1])
         if not self.order_by:
             return rank(self.descriptor, value)
@@ -235,6 +258,12 @@ def _check(where: str, rule: int, field: FieldDescriptor) -> None:
         raise SchemaError(f"{where}: a COUNTER is an int64 field")
     if rule == cells.SET and (not field.is_repeated or _is_map(field)):
         raise SchemaError(f"{where}: a SET is a repeated field")
+    if rule == cells.MAP and not _is_map(field):
+        raise SchemaError(f"{where}: a MAP is a map field")
+    if rule == cells.MIN and not field.has_presence:
+        raise SchemaError(
+            f"{where}: a MIN is an optional field or a message: else what nobody set is the least"
+        )
     oneof = field.containing_oneof
     if oneof is not None and field.has_presence and len(oneof.fields) > 1:
         raise SchemaError(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from mesh.replication.core import cells, entities
+from mesh.replication import deltas
+from mesh.replication.core import cells, entities, etags
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.entities import DELETE, UPSERT, CellKey, Change, EntityKey, EntityState
 from mesh.replication.core.frames import MAX_WRITE
@@ -21,6 +22,7 @@ from mesh.replication.views import WriteContext
 M = TypeVar("M", bound=Message)
 
 _CHANGE_OVERHEAD = 64
+_WITH_DOTS = (cells.SET, cells.MAP, cells.KEEP_BOTH)
 
 
 @dataclass
@@ -61,6 +63,10 @@ class Transaction:
             return None
         return type.FromString(render(state, schema, key)[0])
 
+    def etag(self, type: type[Message], key: str) -> bytes:
+        """What names this reading of an entity, for a later write. Raises `NotFound`."""
+        return etags.encode(self._living((self._of(type).name, key)))
+
     def list(self, type: type[M]) -> list[M]:
         """All living entities of a type, by key."""
         name = self._of(type).name
@@ -82,45 +88,96 @@ class Transaction:
         generation = 1 if state is None else state.generation + 1
         draft = self._draft(entity, generation, UPSERT, state)
         for each in schema.fields.values():
-            delta = self._initial(each, schema, message)
+            delta = deltas.of_create(each, message, self._journal.origin)
             if delta is not None:
                 draft.cells[each.path, each.rule] = delta
         self._apply(draft)
 
-    def set(self, message: Message, *paths: str) -> None:
+    def set(self, message: Message, *paths: str, etag: bytes | None = None) -> None:
         """Writes fields of an entity that lives, with the values that `message` has.
 
-        `paths` are dotted names of LATEST or MAX fields, or of a MESSAGE to write all such fields
-        below it; a named field that is not set in `message` is cleared. Without paths, all LATEST
-        and MAX fields that differ are written. A MAX that is not above the present one changes
-        nothing. Raises `NotFound` and `NotReplicated`.
+        `paths` are dotted names of LATEST, FIRST, MAX, MIN or KEEP_BOTH fields, or of a MESSAGE to
+        write all such fields below it; a named field that is not set in `message` is cleared.
+        Without paths, all such fields that differ are written. A FIRST that has a value keeps it,
+        and a MAX or MIN that does not win changes nothing; neither of the three can be cleared. A
+        KEEP_BOTH replaces the values that are seen here, or those that were read with `etag`.
+        Raises `NotFound`, `NotReplicated` and `EtagDamaged`.
         """
         schema = self._schema.entity(message.DESCRIPTOR.full_name)
         entity = (schema.name, schema.key_of(message))
         state = self._living(entity)
-        deltas: dict[CellKey, bytes] = {}
+        written: dict[CellKey, bytes] = {}
         for each in self._named(schema, paths):
-            value = each.value(message)
-            cell = state.cells.get((each.path, each.rule))
-            if each.rule == cells.MAX:
-                if not value and each.order_by:
-                    continue
-                delta = cells.Max.delta(each.rank(message), value)
-                offered = cells.maximum.decode(delta)
-                if cell is not None and offered <= cell:
-                    continue
-                deltas[each.path, each.rule] = delta
-            elif paths or value != (cell[3] if cell else b""):
-                deltas[each.path, each.rule] = value
-        self._amend(entity, state, deltas)
+            key = (each.path, each.rule)
+            delta = deltas.of_set(
+                each,
+                message,
+                state.cells.get(key),
+                self._journal.origin,
+                etags.read(etag, state, key),
+                named=bool(paths),
+            )
+            if delta is not None:
+                written[key] = delta
+        self._amend(entity, state, written)
 
     def add(self, type: type[Message], key: str, field: str, *values: Any) -> None:
         """Adds elements to a SET. Raises `NotFound` and `NotReplicated`."""
-        self._change_set(type, key, field, values, ())
+        schema = self._of(type)
+        each = schema.field(field, cells.SET)
+        state = self._living((schema.name, key))
+        cell = state.cells.get((each.path, each.rule))
+        adding = each.elements(schema.message_class, values)
+        if adding:
+            delta = cells.Set.delta(cell, self._journal.origin, adding)
+            self._amend((schema.name, key), state, {(each.path, each.rule): delta})
 
-    def remove(self, type: type[Message], key: str, field: str, *values: Any) -> None:
-        """Removes elements, as far as they are seen here, from a SET."""
-        self._change_set(type, key, field, (), values)
+    def put(
+        self,
+        type: type[Message],
+        key: str,
+        field: str,
+        values: Mapping[Any, Any],
+        etag: bytes | None = None,
+    ) -> None:
+        """Puts entries into a MAP, in place of those that are seen here, or were with `etag`.
+
+        Raises `NotFound`, `NotReplicated` and `EtagDamaged`.
+        """
+        schema = self._of(type)
+        each = schema.field(field, cells.MAP)
+        state = self._living((schema.name, key))
+        cell_key = (each.path, each.rule)
+        if values:
+            delta = cells.registers.delta(
+                state.cells.get(cell_key),
+                self._journal.origin,
+                each.entries(schema.message_class, values),
+                read=etags.read(etag, state, cell_key),
+            )
+            self._amend((schema.name, key), state, {cell_key: delta})
+
+    def remove(
+        self, type: type[Message], key: str, field: str, *values: Any, etag: bytes | None = None
+    ) -> None:
+        """Removes elements from a SET, or keys from a MAP: as far as seen here, or with `etag`.
+
+        Raises `NotFound`, `NotReplicated` and `EtagDamaged`.
+        """
+        schema = self._of(type)
+        each = schema.field(field, cells.SET, cells.MAP)
+        state = self._living((schema.name, key))
+        cell_key = (each.path, each.rule)
+        delta = deltas.of_remove(
+            each,
+            schema.message_class,
+            values,
+            state.cells.get(cell_key),
+            self._journal.origin,
+            etags.read(etag, state, cell_key),
+        )
+        if delta is not None:
+            self._amend((schema.name, key), state, {cell_key: delta})
 
     def increment(self, type: type[Message], key: str, field: str, by: int = 1) -> None:
         """Adds to a COUNTER; `by` may be negative. Raises `NotFound` and `NotReplicated`."""
@@ -162,7 +219,7 @@ class Transaction:
         return Write(changes, steps, receipt, size)
 
     def _named(self, schema: EntitySchema, paths: tuple[str, ...]) -> Iterator[FieldSchema]:
-        settable = (cells.LATEST, cells.MAX)
+        settable = deltas.SETTABLE
         if not paths:
             yield from (each for each in schema.fields.values() if each.rule in settable)
         for path in paths:
@@ -172,51 +229,14 @@ class Transaction:
             else:
                 yield schema.field(path, *settable)
 
-    def _initial(self, each: FieldSchema, schema: EntitySchema, message: Message) -> bytes | None:
-        if each.rule == cells.SET:
-            entries = getattr(each.parent(message), each.names[-1])
-            if not entries:
-                return None
-            elements = each.elements(schema.message_class, entries)
-            return cells.Set.delta(None, self._journal.origin, elements)
-        value = each.value(message)
-        if not value:
-            return None
-        if each.rule == cells.COUNTER:
-            count = getattr(each.parent(message), each.names[-1])
-            return cells.Counter.delta(None, self._journal.origin, count)
-        if each.rule == cells.MAX:
-            return cells.Max.delta(each.rank(message), value)
-        return value
-
-    def _change_set(
-        self,
-        type: type[Message],
-        key: str,
-        name: str,
-        add: tuple[Any, ...],
-        remove: tuple[Any, ...],
-    ) -> None:
-        schema = self._of(type)
-        each = schema.field(name, cells.SET)
-        entity = (schema.name, key)
-        state = self._living(entity)
-        cell = state.cells.get((each.path, each.rule))
-        adding = each.elements(schema.message_class, add)
-        removing = set(each.elements(schema.message_class, remove))
-        if not adding and (cell is None or not removing & cells.Set.elements(cell)):
-            return
-        delta = cells.Set.delta(cell, self._journal.origin, adding, removing)
-        self._amend(entity, state, {(each.path, each.rule): delta})
-
-    def _amend(self, entity: EntityKey, state: EntityState, deltas: dict[CellKey, bytes]) -> None:
-        if not deltas:
+    def _amend(self, entity: EntityKey, state: EntityState, written: dict[CellKey, bytes]) -> None:
+        if not written:
             return
         draft = self._latest.get(entity)
-        # A later delta stands for the earlier one as well, except a SET's.
-        if draft is None or any(key in draft.cells and key[1] == cells.SET for key in deltas):
+        # A later delta stands for the earlier one as well, except one that names dots.
+        if draft is None or any(key in draft.cells and key[1] in _WITH_DOTS for key in written):
             draft = self._draft(entity, state.generation, UPSERT, state)
-        draft.cells.update(deltas)
+        draft.cells.update(written)
         self._apply(draft)
 
     def _draft(

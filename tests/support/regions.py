@@ -85,8 +85,11 @@ class MemoryLog:
 class Region:
     """One region: its journal, its log, and a wall clock that may be wrong."""
 
-    def __init__(self, name: str, peers: list[str], skew_ms: int = 0) -> None:
+    def __init__(
+        self, name: str, peers: list[str], skew_ms: int = 0, schema: GroupSchema = SCHEMA
+    ) -> None:
         self.name = name
+        self.schema = schema
         self.peers = peers
         self.skew_ms = skew_ms
         self.log = MemoryLog()
@@ -103,7 +106,7 @@ class Region:
     def write(self, change: Callable[[Transaction], M], now_ms: int) -> M:
         self.journal.begin_write(1_000_000 + now_ms + self.skew_ms)
         transaction = Transaction(
-            self.journal, SCHEMA, FIRST_OPERATOR, 1_000_000 + now_ms + self.skew_ms
+            self.journal, self.schema, FIRST_OPERATOR, 1_000_000 + now_ms + self.skew_ms
         )
         result = change(transaction)
         self.journal.submit(transaction.finish(None))
@@ -206,9 +209,11 @@ class Link:
 class World:
     """Some regions and a link each way between all of them."""
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, schema: GroupSchema = SCHEMA) -> None:
         self.now_ms = 0
-        self.regions = {name: Region(name, [n for n in names if n != name]) for name in names}
+        self.regions = {
+            name: Region(name, [n for n in names if n != name], schema=schema) for name in names
+        }
         self.links = {
             (a, b): Link(self.regions[a], self.regions[b]) for a in names for b in names if a != b
         }

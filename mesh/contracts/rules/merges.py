@@ -70,6 +70,29 @@ def _ordered(subject: Subject) -> Iterator[Problem]:
             )
 
 
+def _least(subject: Subject) -> Iterator[Problem]:
+    for field in _with_merge(subject, options_pb2.MERGE_MIN):
+        if not (field.repeated or field.is_message or field.proto.proto3_optional):
+            yield Problem(
+                field.source.at(FIELD, _MERGE),
+                f"{field.full_name}: MERGE_MIN cannot tell a {field.type} that nobody set from the "
+                "least value",
+                f"write `optional {field.type} {field.name} = {field.proto.number}`",
+            )
+
+
+def _map(subject: Subject) -> Iterator[Problem]:
+    for field in _with_merge(subject, options_pb2.MERGE_MAP):
+        entry = subject.schema.messages.get(field.type)
+        if entry is None or not entry.proto.options.map_entry:
+            yield Problem(
+                field.source.at(FIELD, _MERGE),
+                f"{field.full_name}: MERGE_MAP merges a map by key, and this is "
+                f"{_described(field)}",
+                f"write `map<string, ...> {field.name} = {field.proto.number}`, or another rule",
+            )
+
+
 def _order_by(subject: Subject) -> Iterator[Problem]:
     for field in replicated(subject.schema):
         if field.contract is None or not field.contract.order_by:
@@ -159,6 +182,8 @@ RULES = (
     Rule("MERGE_COUNTER_TYPE", "A counter is an int64.", _counter),
     Rule("MERGE_SET_TYPE", "A set is a repeated scalar without floats.", _set),
     Rule("MERGE_ORDER_TYPE", "What is ordered has a total order.", _ordered),
+    Rule("MERGE_MIN_UNSET", "What nobody set is not the least value.", _least),
+    Rule("MERGE_MAP_TYPE", "What is merged by key is a map.", _map),
     Rule("MERGE_ORDER_BY", "order_by names fields that order a message.", _order_by),
     Rule("MERGE_MESSAGE_TYPE", "A merged message has fields with rules.", _message),
     Rule("MERGE_RECURSION", "A merged message does not contain itself.", _recursion),

@@ -24,6 +24,10 @@ class TokenDamaged(ReplicationError):
     """A session token cannot be read."""
 
 
+class EtagDamaged(ReplicationError):
+    """An etag cannot be read."""
+
+
 class HistoryTruncated(LinkFault):
     """A change is missing between what is here and what came next."""
 

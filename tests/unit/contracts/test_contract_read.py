@@ -93,7 +93,7 @@ def test_all_findings_come_at_once_and_sorted(
     assert [finding.rule for finding in findings] == [
         "FAILOVER_SINGLE_REGION",
         "NOT_SUPPORTED_YET",
-        "NOT_SUPPORTED_YET",
+        "MERGE_MIN_UNSET",
     ]
     assert [finding.line for finding in findings] == sorted(finding.line for finding in findings)
 

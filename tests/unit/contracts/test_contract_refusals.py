@@ -353,6 +353,12 @@ service StockService {
     "max_without_order": Case(
         "MERGE_ORDER_TYPE", merged("Part a = 9", "MERGE_MAX", PARTS), "order_by: ["
     ),
+    "min_of_plain_scalar": Case(
+        "MERGE_MIN_UNSET", merged("int64 a = 9", "MERGE_MIN"), "`optional int64 a = 9`"
+    ),
+    "map_of_list": Case(
+        "MERGE_MAP_TYPE", merged("repeated Part a = 9", "MERGE_MAP", PARTS), "map<string"
+    ),
     "order_by_ghost": Case(
         "MERGE_ORDER_BY", merged("Part a = 9", 'MERGE_MAX order_by: "ghost"', PARTS), "CASE.Part"
     ),
@@ -408,16 +414,8 @@ service StockService {
         f"home: HOME_ONE_REGION}}; {MARK}\n  string id = 1;\n}}\n",
         "HOME_ANY_REGION",
     ),
-    "merge_first": Case("NOT_SUPPORTED_YET", merged("string a = 9", "MERGE_FIRST"), "_LATEST"),
-    "merge_min": Case("NOT_SUPPORTED_YET", merged("int64 a = 9", "MERGE_MIN"), "MERGE_MAX"),
     "merge_bounded_counter": Case(
         "NOT_SUPPORTED_YET", merged("int64 a = 9", "MERGE_BOUNDED_COUNTER"), "MERGE_COUNTER"
-    ),
-    "merge_map": Case(
-        "NOT_SUPPORTED_YET", merged("map<string, string> a = 9", "MERGE_MAP"), "an entity"
-    ),
-    "merge_keep_both": Case(
-        "NOT_SUPPORTED_YET", merged("string a = 9", "MERGE_KEEP_BOTH"), "MERGE_LATEST"
     ),
 }
 

@@ -66,7 +66,7 @@ def test_a_frame_out_of_the_chain_is_refused(pair: tuple[Region, Region]) -> Non
     ("columns", "error"),
     [
         ({"format": 2}, errors.FormatUnknown),
-        ({"cell_rules": [10, 7]}, errors.FormatUnknown),
+        ({"cell_rules": [99, 7]}, errors.FormatUnknown),
         ({"kinds": [9]}, errors.FormatUnknown),
         ({"keys": ["a", "b"]}, errors.ChainBroken),
         ({"cell_counts": [3]}, errors.ChainBroken),

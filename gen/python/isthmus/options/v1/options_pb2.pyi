@@ -174,11 +174,13 @@ class _MergeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Merge.ValueType
     MERGE_LATEST: _Merge.ValueType  # 1
     """The last writer wins, by hybrid logical clock; ties by origin."""
     MERGE_FIRST: _Merge.ValueType  # 2
-    """The first writer wins."""
+    """The first writer wins, by the same clock. Who sees a value writes no other, and it cannot be
+    cleared.
+    """
     MERGE_MAX: _Merge.ValueType  # 3
     """The greatest value wins."""
     MERGE_MIN: _Merge.ValueType  # 4
-    """The least value wins."""
+    """The least value wins. A scalar is `optional`: what nobody set is not the least."""
     MERGE_COUNTER: _Merge.ValueType  # 5
     """Increments and decrements add up."""
     MERGE_BOUNDED_COUNTER: _Merge.ValueType  # 6
@@ -186,11 +188,15 @@ class _MergeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Merge.ValueType
     MERGE_SET: _Merge.ValueType  # 7
     """A repeated field as a set: additions win over concurrent removals."""
     MERGE_MAP: _Merge.ValueType  # 8
-    """A map field, merged by key."""
+    """A map field, merged by key: of concurrent values of one key the last writer's wins, and a value
+    wins over a concurrent removal of its key.
+    """
     MERGE_MESSAGE: _Merge.ValueType  # 9
     """A message field, merged recursively by the rules of its own fields."""
     MERGE_KEEP_BOTH: _Merge.ValueType  # 10
-    """Concurrent values are all kept and shown as a conflict."""
+    """Concurrent values are all kept and shown as a conflict, until a write replaces those that its
+    writer had read. Who reads the entity gets the last writer's.
+    """
 
 class Merge(_Merge, metaclass=_MergeEnumTypeWrapper):
     """How concurrent writes of a field merge. A message or a oneof under a rule other than
@@ -202,11 +208,13 @@ MERGE_UNSPECIFIED: Merge.ValueType  # 0
 MERGE_LATEST: Merge.ValueType  # 1
 """The last writer wins, by hybrid logical clock; ties by origin."""
 MERGE_FIRST: Merge.ValueType  # 2
-"""The first writer wins."""
+"""The first writer wins, by the same clock. Who sees a value writes no other, and it cannot be
+cleared.
+"""
 MERGE_MAX: Merge.ValueType  # 3
 """The greatest value wins."""
 MERGE_MIN: Merge.ValueType  # 4
-"""The least value wins."""
+"""The least value wins. A scalar is `optional`: what nobody set is not the least."""
 MERGE_COUNTER: Merge.ValueType  # 5
 """Increments and decrements add up."""
 MERGE_BOUNDED_COUNTER: Merge.ValueType  # 6
@@ -214,11 +222,15 @@ MERGE_BOUNDED_COUNTER: Merge.ValueType  # 6
 MERGE_SET: Merge.ValueType  # 7
 """A repeated field as a set: additions win over concurrent removals."""
 MERGE_MAP: Merge.ValueType  # 8
-"""A map field, merged by key."""
+"""A map field, merged by key: of concurrent values of one key the last writer's wins, and a value
+wins over a concurrent removal of its key.
+"""
 MERGE_MESSAGE: Merge.ValueType  # 9
 """A message field, merged recursively by the rules of its own fields."""
 MERGE_KEEP_BOTH: Merge.ValueType  # 10
-"""Concurrent values are all kept and shown as a conflict."""
+"""Concurrent values are all kept and shown as a conflict, until a write replaces those that its
+writer had read. Who reads the entity gets the last writer's.
+"""
 Global___Merge: _TypeAlias = Merge  # noqa: Y015
 
 class _Scope:
