@@ -8,7 +8,11 @@ READY := $(VENV)/.ready
 # The end-to-end tests run whole meshes: more workers than cores make them slow, not fast.
 WORKERS ?= 2
 
-.PHONY: help setup up down demo test lint unit e2e generate breaking baseline format bench clean
+# What `make simulate` runs; one seed again: make simulate SEEDS=1 FROM=42
+SEEDS ?= 20000
+FROM ?= 0
+
+.PHONY: help setup up down demo test lint unit e2e simulate generate breaking baseline format bench clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -55,6 +59,9 @@ unit: $(READY) ## Pure tests and properties
 
 e2e: $(READY) ## Real processes: Envoy, SQLite, ffmpeg
 	$(PY) -m pytest -n $(WORKERS) --dist loadfile tests -m e2e
+
+simulate: $(READY) ## Many simulated worlds under faults: SEEDS=20000 FROM=0
+	@$(PY) -m tests.simulation --seeds $(SEEDS) --from $(FROM)
 
 generate: $(READY) ## Writes gen/ and the generated docs from proto/
 	$(PY) -m mesh.contracts.generate

@@ -1,0 +1,263 @@
+"""Bugs that the simulation must find: each is put in by a patch, mostly of the core.
+
+A check that never fails checks nothing. `BUGS` holds them by name, as context managers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from mesh.replication.core import cells, entities, frames, journal, links
+from mesh.replication.core.clocks import COUNTER_BITS, HybridClock, Origin
+from mesh.replication.core.entities import EntityState
+from mesh.replication.core.journal import Batch, Journal
+from tests.simulation.disk import Disk
+from tests.simulation.region import Region
+
+Bug = Callable[[], Iterator[None]]
+BUGS: dict[str, Callable[[], Any]] = {}
+
+
+def _bug(found: Bug) -> Bug:
+    BUGS[found.__name__] = contextmanager(found)
+    return found
+
+
+def _replaced(target: object, name: str, by: object) -> Any:
+    return patch.object(target, name, by)
+
+
+@_bug
+def an_fsync_is_skipped() -> Iterator[None]:
+    def lose_power(disk: Disk, kept: float) -> None:
+        disk.replace(disk.records[:-1])  # though `sync` had returned for the last one
+
+    with _replaced(Disk, "lose_power", lose_power):
+        yield
+
+
+@_bug
+def a_write_is_acknowledged_before_it_is_stored() -> Iterator[None]:
+    real = Region.commit
+
+    def commit(region: Region) -> None:
+        for _, number in region._pending.values():
+            region.world.model.acknowledged |= 1 << number
+        real(region)
+
+    with _replaced(Region, "commit", commit):
+        yield
+
+
+@_bug
+def dependencies_are_dropped() -> Iterator[None]:
+    real = frames.build
+
+    def build(origin: Any, first: Any, head: Any, changes: Any, seen: Any, contract: Any) -> Any:
+        return real(origin, first, head, changes, {}, contract)
+
+    with _replaced(journal, "build", build):
+        yield
+
+
+@_bug
+def tombstones_are_forgotten() -> Iterator[None]:
+    real = entities.join
+
+    def join(one: EntityState | None, other: EntityState | None) -> EntityState | None:
+        if one and other and one.deleted and other.changed > one.changed:
+            return other
+        return real(one, other)
+
+    with _replaced(journal, "join", join), _replaced(entities, "join", join):
+        yield
+
+
+@_bug
+def a_frame_that_comes_again_is_applied_again() -> Iterator[None]:
+    real = Journal.receive
+
+    def receive(self: Journal, body: bytes, *rest: Any) -> Any:
+        frame, new = real(self, body, *rest)
+        if not new:
+            frame.states = [entities.received(change) for change in frame.changes]
+            self.waiting.setdefault(frame.origin, journal.deque()).append(frame)
+        return frame, new
+
+    with _replaced(Journal, "receive", receive):
+        yield
+
+
+@_bug
+def increments_of_one_origin_are_added_up_twice() -> Iterator[None]:
+    def join(self: Any, one: Any, other: Any) -> Any:
+        merged = dict(one)
+        for origin, (up, down) in other.items():
+            old = one.get(origin, (0, 0))
+            merged[origin] = (old[0] + up, old[1] + down)
+        return merged
+
+    with _replaced(cells.Counter, "join", join):
+        yield
+
+
+@_bug
+def a_removal_also_removes_what_it_had_not_seen() -> Iterator[None]:
+    real = cells.Set.join
+
+    def join(self: Any, one: Any, other: Any) -> Any:
+        live, seen, beyond = real(self, one, other)
+        gone = {e for dot, e in one[0].items() if dot not in live}
+        return {dot: e for dot, e in live.items() if e not in gone}, seen, beyond
+
+    with _replaced(cells.Set, "join", join):
+        yield
+
+
+@_bug
+def the_chain_of_what_is_relayed_is_not_checked() -> Iterator[None]:
+    real = Journal.receive
+
+    def receive(self: Journal, body: bytes, hash: bytes, *rest: Any) -> Any:
+        with _replaced(journal, "chain", lambda previous, body: hash):
+            return real(self, body, hash, *rest)
+
+    with _replaced(Journal, "receive", receive):
+        yield
+
+
+@_bug
+def a_restored_backup_goes_on_under_its_old_incarnation() -> Iterator[None]:
+    def begin_write(self: Journal, now_ms: int) -> None:
+        pass
+
+    def learn(self: Journal, *_: Any) -> list[Any]:
+        return []
+
+    with _replaced(Journal, "begin_write", begin_write), _replaced(Journal, "learn", learn):
+        yield
+
+
+@_bug
+def the_wall_clock_alone_orders_writes() -> Iterator[None]:
+    def tick(self: HybridClock, now_ms: int) -> int:
+        self.last = now_ms << COUNTER_BITS
+        return self.last
+
+    with _replaced(HybridClock, "tick", tick):
+        yield
+
+
+@_bug
+def clocks_of_others_are_not_noted() -> Iterator[None]:
+    with _replaced(HybridClock, "receive", lambda self, clock: None):
+        yield
+
+
+@_bug
+def only_the_first_change_of_a_write_is_sent() -> Iterator[None]:
+    real = Journal._close_local
+
+    def close(self: Journal) -> Any:
+        writes, frame = real(self)
+        if frame is None or len(frame.changes) < 2:
+            return writes, frame
+        half = [frame.changes[0]._replace(writes_left=0)]
+        head = self._heads.get(self.origin, frames.GENESIS)
+        return writes, frames.build(self.origin, frame.first, head, half, self.vector, b"")
+
+    with _replaced(Journal, "_close_local", close):
+        yield
+
+
+@_bug
+def frames_of_a_failed_commit_are_forgotten() -> Iterator[None]:
+    real = Journal.failed
+
+    def failed(self: Journal, batch: Batch) -> Any:
+        return real(self, dataclasses.replace(batch, frames=[]))
+
+    with _replaced(Journal, "failed", failed):
+        yield
+
+
+@_bug
+def a_failed_commit_is_stored_all_the_same() -> Iterator[None]:
+    real = Region._failed
+
+    def failed(region: Region, batch: Batch) -> None:
+        region.disk.commit(batch.frames)
+        real(region, batch)
+
+    with _replaced(Region, "_failed", failed):
+        yield
+
+
+@_bug
+def what_came_is_acknowledged_as_durable() -> Iterator[None]:
+    real = links.Receiver.settle
+
+    def settle(self: Any) -> Any:
+        kept = self._journal.vector
+        self._journal.vector = {**kept, **self._journal._received}
+        try:
+            return real(self)
+        finally:
+            self._journal.vector = kept
+
+    with _replaced(links.Receiver, "settle", settle):
+        yield
+
+
+@_bug
+def the_watermark_is_stored_before_the_states() -> Iterator[None]:
+    real = Disk.flush
+
+    def flush(disk: Disk, states: Any, watermark: Any) -> None:
+        real(disk, states, watermark or disk.vector())
+
+    with _replaced(Disk, "flush", flush):
+        yield
+
+
+@_bug
+def recovery_forgets_the_journal_above_the_watermark() -> Iterator[None]:
+    real = Disk.recover
+
+    def recover(disk: Disk) -> Any:
+        recovered = real(disk)
+        for entity in recovered.replayed:
+            data = [r.states[entity] for r in disk.records if entity in r.states]
+            if data:
+                recovered.states[entity] = entities.decode(data[-1])
+        return recovered
+
+    with _replaced(Disk, "recover", recover):
+        yield
+
+
+@_bug
+def a_sender_skips_what_it_has_not_read() -> Iterator[None]:
+    real = Disk.after
+
+    def after(disk: Disk, origin: Origin, sequence: int, most: int) -> Any:
+        return real(disk, origin, sequence, most)[-1:]
+
+    with _replaced(Disk, "after", after):
+        yield
+
+
+@_bug
+def the_digest_is_not_told_of_every_change() -> Iterator[None]:
+    real = journal.Digest.touch
+
+    def touch(self: Any, entity: Any) -> None:
+        if entity not in self._parts or entity[1] != "c2":
+            real(self, entity)
+
+    with _replaced(journal.Digest, "touch", touch):
+        yield

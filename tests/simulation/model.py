@@ -1,0 +1,240 @@
+"""What must hold, told without a word of how the core does it.
+
+The model knows each write: what it asked for, and which writes its writer could see. A set of
+writes is the bits of an integer. From the set that a region shows, the model says what its entities
+are; from nothing else. Positions in vectors stand for writes: which, the model learns where they
+first come to light, and no position may ever stand for two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from mesh.replication.core.clocks import Origin
+from mesh.replication.core.frames import Frame
+
+_UNSET: Mapping[str, Any] = {"title": "", "profile.width": 0, "profile.height": 0}
+"""The LATEST fields, and how they read before they are written."""
+
+
+class Violation(Exception):
+    """Something that must hold does not."""
+
+
+class Op(NamedTuple):
+    """What a write did to one entity: `verb` as in a script, values by field."""
+
+    key: str
+    generation: int
+    verb: str
+    values: Mapping[str, Any]
+
+
+@dataclass
+class Planned:
+    """A write: what it does, and the bits of all that its writer saw, itself included."""
+
+    ops: list[Op]
+    past: int
+
+
+@dataclass
+class Held:
+    """What a region shows: the bits of its writes, and how far each origin is."""
+
+    writes: int = 0
+    reached: dict[Origin, int] = field(default_factory=dict)
+
+
+class Expected(NamedTuple):
+    """An entity as it must be; of a field in `choices` one of several values is right."""
+
+    exact: Mapping[str, Any]
+    choices: Mapping[str, frozenset[Any]]
+
+
+class Model:
+    """Follows all writes, and what each region holds."""
+
+    def __init__(self, regions: Iterable[str]) -> None:
+        self.held = {region: Held() for region in regions}
+        self.acknowledged = 0
+        self.refused = 0
+        self._writes: list[Planned] = []
+        self._by_key: dict[str, int] = {}
+        self._numbers: dict[tuple[Origin, int], int] = {}
+        self._digests: dict[int, tuple[str, bytes]] = {}
+
+    # Writers.
+
+    def plan(self, seen: int) -> int:
+        """A write by one who sees these writes: its number."""
+        number = len(self._writes)
+        self._writes.append(Planned([], seen | 1 << number))
+        return number
+
+    def note(self, number: int, op: Op) -> None:
+        """The write does this too."""
+        self._writes[number].ops.append(op)
+        self._by_key[op.key] = self._by_key.get(op.key, 0) | 1 << number
+
+    def all_keys(self) -> Iterable[str]:
+        """All keys that any write named."""
+        return tuple(self._by_key)
+
+    # Regions.
+
+    def shows(self, region: str, frames: Iterable[Frame]) -> None:
+        """A commit made these frames visible in a region."""
+        held = self.held[region]
+        for frame in frames:
+            expected = held.reached.get(frame.origin, 0) + 1
+            if frame.first != expected:
+                raise Violation(
+                    f"{region} applied {frame.origin} at {frame.first}, not at {expected}: "
+                    "a change was left out or applied twice"
+                )
+            held.reached[frame.origin] = frame.last
+            for number in self._learn(frame):
+                self._show(region, held, number)
+
+    def _learn(self, frame: Frame) -> Iterator[int]:
+        """The numbers of the writes in a frame, which their actor is."""
+        for place, change in enumerate(frame.changes):
+            number = int(change.actor)
+            known = self._numbers.setdefault((frame.origin, frame.first + place), number)
+            if known != number:
+                raise Violation(
+                    f"{frame.origin} at {frame.first + place} is write {known} and write {number}"
+                )
+            if not change.writes_left:
+                yield number
+
+    def _show(self, region: str, held: Held, number: int) -> None:
+        missing = self._writes[number].past & ~held.writes & ~(1 << number)
+        if missing:
+            raise Violation(
+                f"{region} shows write {number} without {_named(missing)}, which its writer saw"
+            )
+        if self.refused >> number & 1:
+            raise Violation(f"{region} shows write {number}, which was refused")
+        held.writes |= 1 << number
+
+    def restarted(self, region: str, frames: Iterable[Frame], *, same_disk: bool) -> None:
+        """A region recovered these frames from its disk."""
+        before = self.held[region]
+        self.held[region] = Held()
+        self.shows(region, frames)
+        missing = before.writes & ~self.held[region].writes
+        if same_disk and missing:
+            raise Violation(f"{region} lost {_named(missing)} in a restart")
+
+    def disk_lost(self, disks: Iterable[Iterable[Frame]]) -> None:
+        """A region's disk was replaced: these are all disks now.
+
+        What only the old one held may be gone, and its positions may be given anew.
+        """
+        left: dict[tuple[Origin, int], int] = {}
+        writes = 0
+        for frames in disks:
+            for frame in frames:
+                for place, change in enumerate(frame.changes):
+                    number = int(change.actor)
+                    left[frame.origin, frame.first + place] = number
+                    writes |= 1 << number
+        self._numbers = {at: number for at, number in self._numbers.items() if at in left}
+        self.acknowledged &= writes
+
+    def same_digest(self, region: str, digest: bytes) -> None:
+        """Whoever shows the same writes has the same digest, at any time."""
+        writes = self.held[region].writes
+        other, known = self._digests.setdefault(writes, (region, digest))
+        if known != digest:
+            raise Violation(f"{region} and {other} show the same writes and differ in their state")
+
+    def complete(self) -> None:
+        """All regions show the same writes, and all that were acknowledged."""
+        shown = {region: held.writes for region, held in self.held.items()}
+        for region, writes in shown.items():
+            missing = self.acknowledged & ~writes
+            if missing:
+                raise Violation(f"{region} lacks {_named(missing)}, which were acknowledged")
+        if len(set(shown.values())) > 1:
+            raise Violation("the regions show different writes after all faults were healed")
+
+    # Entities.
+
+    def generation(self, key: str, seen: int) -> tuple[int, bool]:
+        """An entity's generation, 0 for none, and whether it lives."""
+        latest, lives = 0, False
+        for _, op in self._ops(key, seen):
+            if op.generation > latest:
+                latest, lives = op.generation, True
+        for _, op in self._ops(key, seen):
+            if op.generation == latest and op.verb == "delete":
+                lives = False
+        return latest, lives
+
+    def entity(self, key: str, seen: int) -> Expected | None:
+        """What an entity must be for one who sees these writes; None if it does not live."""
+        generation, lives = self.generation(key, seen)
+        if not lives:
+            return None
+        exact: dict[str, Any] = {"takeovers": 0, "labels": frozenset(), "assignment": (0, "")}
+        offered: dict[str, list[tuple[int, Any]]] = {name: [] for name in _UNSET}
+        added: dict[str, int] = {}
+        removed: dict[str, list[int]] = {}
+        for number, op in self._ops(key, seen):
+            if op.generation != generation:
+                continue
+            for name, value in op.values.items():
+                if name == "takeovers":
+                    exact[name] += value
+                elif name == "assignment":
+                    exact[name] = max(exact[name], value)
+                elif name != "labels":
+                    offered.setdefault(name, []).append((number, value))
+                elif op.verb == "remove":
+                    for label in value:
+                        removed.setdefault(label, []).append(self._writes[number].past)
+                else:
+                    for label in value:
+                        added[label] = added.get(label, 0) | 1 << number
+        for label, pasts in removed.items():
+            for past in pasts:
+                added[label] = added.get(label, 0) & ~past
+        exact["labels"] = frozenset(label for label, adds in added.items() if adds)
+        return Expected(
+            exact,
+            {
+                name: self._latest(values) if values else frozenset([_UNSET[name]])
+                for name, values in offered.items()
+            },
+        )
+
+    def _latest(self, offered: list[tuple[int, Any]]) -> frozenset[Any]:
+        """The values that no later one, whose writer saw them, stands above."""
+        return frozenset(
+            value
+            for number, value in offered
+            if not any(
+                other != number and self._writes[other].past >> number & 1 for other, _ in offered
+            )
+        )
+
+    def _ops(self, key: str, seen: int) -> Iterator[tuple[int, Op]]:
+        left = seen & self._by_key.get(key, 0)
+        while left:
+            low = left & -left
+            left ^= low
+            number = low.bit_length() - 1
+            for op in self._writes[number].ops:
+                if op.key == key:
+                    yield number, op
+
+
+def _named(writes: int) -> str:
+    numbers = [str(n) for n in range(writes.bit_length()) if writes >> n & 1]
+    return f"write{'s' * (len(numbers) > 1)} {', '.join(numbers)}"

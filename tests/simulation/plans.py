@@ -1,0 +1,207 @@
+"""A seed's script: writes, reads and faults of a few kinds.
+
+Each seed draws which faults there are at all (swarm testing, Groce et al., 2012): a run in which
+everything happens hides what one fault alone shows; in some none happens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from random import Random
+
+KEYS = ("c1", "c2", "c3")
+LABELS = ("x", "y", "z")
+
+Maker = Callable[[Random, list[str]], list[str]]
+
+
+def plan(seed: int, most_regions: int = 100) -> list[str]:
+    """The lines of a seed."""
+    random = Random(f"isthmus {seed}")  # noqa: S311 # repeatable on purpose
+    names = [f"r{n}" for n in range(min(most_regions, _regions(random)))]
+    faults = [fault for fault in FAULTS if random.random() < 0.25]
+    steps = random.randint(10, 60)
+    lines = ["regions " + " ".join(names)]
+    lines += [f"create {random.choice(names)} {KEYS[0]},{KEYS[1]} title=w0 labels=x", "wait 30"]
+    for _ in range(steps):
+        dice = random.random()
+        if dice < 0.50:
+            lines.append(_write(random, random.choice(names)))
+        elif dice < 0.72:
+            lines.append(f"wait {_pause(random)}")
+        elif dice < 0.80 or not faults:
+            lines.append(f"read {random.choice(names)}")
+        else:
+            lines += random.choice(faults)(random, names)
+    return [*lines, "settle"]
+
+
+def _regions(random: Random) -> int:
+    dice = random.random()
+    if dice < 0.85:
+        return 3
+    if dice < 0.98:
+        return random.randint(4, 6)
+    return random.randint(7, 12) if dice < 0.999 else random.choice((20, 40, 100))
+
+
+def _pause(random: Random) -> int:
+    return random.choice((1, 2, 3, 5, 10, 10, 20, 50, 100, 300, 1000, 4500))
+
+
+def _write(random: Random, name: str) -> str:
+    number = random.randint(1, 9999)
+    keys = random.choice(KEYS)
+    if random.random() < 0.3:
+        keys = ",".join(sorted(random.sample(KEYS, random.randint(2, 3))))
+    match random.randrange(9):
+        case 0:
+            return f"create {name} {keys} title=w{number} labels=x takeovers=1"
+        case 1:
+            return f"delete {name} {keys}"
+        case 2 | 3:
+            return f"write {name} {keys} title=w{number}"
+        case 4:
+            return f"write {name} {keys} profile.width={number} title=w{number}"
+        case 5:
+            epoch = random.randint(1, 3)
+            return f"write {name} {keys} assignment.epoch={epoch} assignment.region={name}"
+        case 6:
+            return f"add {name} {keys} labels={random.choice(LABELS)}"
+        case 7:
+            return f"remove {name} {keys} labels={random.choice(LABELS)}"
+    return f"increment {name} {keys} takeovers={random.choice((-1, 1, 2, 5))}"
+
+
+def _two(random: Random, names: list[str]) -> tuple[str, str]:
+    one, other = random.sample(names, 2)
+    return one, other
+
+
+def _partition(random: Random, names: list[str]) -> list[str]:
+    one, other = _two(random, names)
+    shuffled = random.sample(names, len(names))
+    at = random.randint(1, len(names) - 1)
+    split = f"split {','.join(shuffled[:at])} {','.join(shuffled[at:])}"
+    return [
+        random.choice(
+            (
+                f"partition {one} {other}",
+                f"partition {one}>{other}",
+                f"isolate {one}",
+                split,
+                "ring",
+            )
+        )
+    ]
+
+
+def _flap(random: Random, names: list[str]) -> list[str]:
+    one, other = _two(random, names)
+    lines = []
+    for _ in range(random.randint(2, 4)):
+        lines += [f"partition {one} {other}", f"wait {_pause(random)}", "heal", "wait 20"]
+    return lines
+
+
+def _heal(random: Random, names: list[str]) -> list[str]:
+    return ["heal"]
+
+
+def _streams(random: Random, names: list[str]) -> list[str]:
+    one, other = _two(random, names)
+    return [
+        random.choice(
+            (
+                f"reset {one} {other}",
+                f"renew {one}>{other}",
+                f"delay {one}>{other} {random.choice((20, 200, 1500))}",
+            )
+        )
+    ]
+
+
+def _kill(random: Random, names: list[str]) -> list[str]:
+    name = random.choice(names)
+    return [f"kill {name}", *_maybe_wait(random), f"start {name}"]
+
+
+def _power(random: Random, names: list[str]) -> list[str]:
+    name = random.choice(names)
+    return [f"power {name} {random.choice((0, 30, 80))}", *_maybe_wait(random), f"start {name}"]
+
+
+def _down(random: Random, names: list[str]) -> list[str]:
+    return [f"{random.choice(('kill', 'start'))} {random.choice(names)}"]
+
+
+def _disk(random: Random, names: list[str]) -> list[str]:
+    name = random.choice(names)
+    return [
+        random.choice(
+            (f"slow {name} {random.choice((1, 20, 200))}", f"full {name}", f"room {name}")
+        )
+    ]
+
+
+def _flush(random: Random, names: list[str]) -> list[str]:
+    name = random.choice(names)
+    lines = [f"flush {name}", *_maybe_wait(random)]
+    if random.random() < 0.4:
+        lines += [f"wait {random.choice((1, 2, 4))}", f"power {name} 100", f"start {name}"]
+    return lines
+
+
+def _backup(random: Random, names: list[str]) -> list[str]:
+    name = random.choice(names)
+    if random.random() < 0.5:
+        return [f"{random.choice(('backup', 'restore'))} {name}"]
+    between = [
+        _write(random, name),
+        *_maybe_wait(random),
+        *(_partition(random, names) if random.random() < 0.3 else ()),
+    ]
+    after = [*_maybe_wait(random), _write(random, name), *_maybe_wait(random)]
+    return [f"backup {name}", *between, f"restore {name}", *after]
+
+
+def _lose(random: Random, names: list[str]) -> list[str]:
+    return [f"lose {random.choice(names)}"]
+
+
+def _clock(random: Random, names: list[str]) -> list[str]:
+    name = random.choice(names)
+    if random.random() < 0.3:
+        return [f"drift {name} {random.choice((-50, 0, 50, 300))}"]
+    return [f"clock {name} {random.choice((-60_000, -5_000, -20, 20, 5_000, 60_000))}"]
+
+
+def _version(random: Random, names: list[str]) -> list[str]:
+    return [f"{random.choice(('older', 'newer'))} {random.choice(names)}"]
+
+
+def _tamper(random: Random, names: list[str]) -> list[str]:
+    one, other = _two(random, names)
+    return [f"tamper {one}>{other}"]
+
+
+FAULTS: tuple[Maker, ...] = (
+    _partition,
+    _flap,
+    _heal,
+    _streams,
+    _kill,
+    _power,
+    _down,
+    _disk,
+    _flush,
+    _backup,
+    _lose,
+    _clock,
+    _version,
+    _tamper,
+)
+
+
+def _maybe_wait(random: Random) -> list[str]:
+    return [f"wait {_pause(random)}"] if random.random() < 0.5 else []

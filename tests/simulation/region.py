@@ -1,0 +1,271 @@
+"""One region: the real core, driven as a group drives it, on a disk and a clock that may fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from isthmus.channels.v1 import channel_pb2
+
+from mesh.replication import Transaction, WriteContext
+from mesh.replication.core import entities, links
+from mesh.replication.core.digest import Digest
+from mesh.replication.core.entities import EntityKey
+from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.journal import Batch, Journal, Write
+from mesh.replication.core.reach import Hearing
+from mesh.replication.schema import GroupSchema
+from tests.simulation.disk import Disk, Record
+from tests.simulation.follower import Follower, Stream
+from tests.simulation.model import Violation
+from tests.support.regions import CHANNEL, SCHEMA, contract
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+EPOCH_MS = 1_700_000_000_000
+TICK_MS = 500
+FLUSH_PIECE = 1
+FLUSH_MS = 2
+RETRY_MS = 1000
+SLOWEST_ACK_MS = 2000
+
+OLDER = GroupSchema(contract("profile", "labels").group_entities("channels"))
+"""The merge schema of a contract that does not have two of the fields yet."""
+
+
+class Region:
+    """A region's process, its disk and its clock, which outlive the process."""
+
+    def __init__(self, world: World, name: str, peers: list[str]) -> None:
+        self.world = world
+        self.name = name
+        self.peers = peers
+        self.disk = Disk()
+        self.backup: list[Record] = []
+        self.schema = SCHEMA
+        self.skew_ms = 0
+        self.drift = 0.0
+        self.disk_ms = 2
+        self.disk_full = False
+        self.up = False
+        self._life = 0
+        self._same_disk = True
+
+    # Its life.
+
+    def start(self) -> None:
+        """Starts the process, which recovers from its disk."""
+        if self.up:
+            return
+        self.up = True
+        self._life += 1
+        recovered = self.disk.recover()
+        self.world.model.restarted(self.name, self.disk.frames(), same_disk=self._same_disk)
+        self._same_disk = True
+        self.journal = Journal(self.name, self.peers, b"digest", recovered, self.wall_ms)
+        self.hearing = Hearing(self.peers)
+        self.serving: dict[Stream, None] = {}
+        self.followers = {peer: Follower(self, peer) for peer in self.peers}
+        self._pending: dict[int, tuple[Write, int]] = {}
+        self._linked: set[str] = set()
+        self._busy = False
+        self._unflushed = set(recovered.replayed)
+        self._flushing: list[EntityKey] = []
+        self._watermark = dict(recovered.vector)
+        for follower in self.followers.values():
+            follower.open()
+        self.world.timeline.after(TICK_MS, self.living(self._tick))
+
+    def kill(self) -> None:
+        """Ends the process at once; its peers' connections break."""
+        if not self.up:
+            return
+        self.up = False
+        for stream in tuple(self.serving):
+            stream.leave_source(telling=True)
+        for follower in self.followers.values():
+            for stream in tuple(follower.streams):
+                stream.close()
+
+    def lose_power(self, kept: float) -> None:
+        """Ends the process without a word to the peers; of what was not synced, a part is kept."""
+        if not self.up:
+            return
+        self.up = False
+        self.disk.lose_power(kept)
+        for stream in tuple(self.serving):
+            stream.leave_source()
+        for follower in self.followers.values():
+            for stream in tuple(follower.streams):
+                stream.leave_target()
+
+    def replace_disk(self, records: list[Record]) -> None:
+        """The process ends and its disk is another."""
+        self.kill()
+        self.disk.replace(records)
+        self._same_disk = False
+        self.world.disks_lost = True
+        self.world.model.disk_lost(r.disk.frames(synced=True) for r in self.world.regions.values())
+
+    def living(self, do: Callable[[], None]) -> Callable[[], None]:
+        """`do`, unless this life is over by then."""
+        life = self._life
+
+        def unless_over() -> None:
+            if self.up and self._life == life:
+                do()
+
+        return unless_over
+
+    @property
+    def wall_ms(self) -> int:
+        """The wall clock as this region has it."""
+        now = self.world.timeline.now
+        return EPOCH_MS + now + self.skew_ms + int(now * self.drift)
+
+    # Writing.
+
+    @property
+    def seen(self) -> int:
+        """The writes that a writer sees here."""
+        pending = 0
+        for _, number in self._pending.values():
+            pending |= 1 << number
+        return self.world.model.held[self.name].writes | pending
+
+    def write(self, number: int, change: Callable[[Transaction], None]) -> None:
+        """Queues a write under its number in the model."""
+        now_ms = self.wall_ms
+        self.journal.begin_write(now_ms)
+        transaction = Transaction(
+            self.journal, self.schema, WriteContext(actor=str(number)), now_ms
+        )
+        change(transaction)
+        write = transaction.finish(None)
+        if not write.changes:
+            return
+        self._pending[id(write)] = write, number
+        self.journal.submit(write)
+        self.world.timeline.after(SLOWEST_ACK_MS, self.living(lambda: self._check_done(number)))
+        self.commit()
+
+    def _check_done(self, number: int) -> None:
+        if any(number == each for _, each in self._pending.values()) and not self.disk_full:
+            raise Violation(f"{self.name} has not answered write {number} for {SLOWEST_ACK_MS} ms")
+
+    def refuse(self, writes: list[Write]) -> None:
+        """Writes that are lost, and known to be."""
+        for write in writes:
+            _, number = self._pending.pop(id(write))
+            self.world.model.refused |= 1 << number
+
+    # Its disk.
+
+    def commit(self) -> None:
+        """Begins to store what may be stored, if nothing is being stored."""
+        if self._busy or not self.up:
+            return
+        batch = self.journal.next_batch()
+        if batch is None:
+            return
+        self._busy = True
+        if not self.disk_full:
+            self.disk.commit(batch.frames)
+        outcome = self._failed if self.disk_full else self._stored
+        self.world.timeline.after(self.disk_ms, self.living(lambda: outcome(batch)))
+
+    def _stored(self, batch: Batch) -> None:
+        self._busy = False
+        self.disk.sync()
+        visible = self.journal.stored(batch)
+        self.world.model.shows(self.name, visible.frames)
+        self._unflushed |= visible.changes.keys()
+        for write in batch.writes:
+            _, number = self._pending.pop(id(write))
+            self.world.model.acknowledged |= 1 << number
+        for follower in self.followers.values():
+            follower.settle()
+        self.pump()
+        self._flush_piece()
+        self.commit()
+
+    def _failed(self, batch: Batch) -> None:
+        self._busy = False
+        self.refuse(self.journal.failed(batch))
+        self.world.timeline.after(RETRY_MS, self.living(self.commit))
+
+    def flush(self) -> None:
+        """Begins to store states; commits go in between the pieces."""
+        if self.up and not self._flushing:
+            self._flushing, self._unflushed = sorted(self._unflushed), set()
+            self._watermark = dict(self.journal.vector)
+            if not self._busy:
+                self._flush_piece()
+
+    def _flush_piece(self) -> None:
+        if not self._flushing:
+            return
+        piece = self._flushing[-FLUSH_PIECE:]
+        del self._flushing[-FLUSH_PIECE:]
+        states = {entity: self.journal.committed[entity] for entity in piece}
+        self.disk.flush(states, None if self._flushing else self._watermark)
+        if self._flushing and not self._busy:
+            self.world.timeline.after(FLUSH_MS, self.living(self._flush_piece))
+
+    # Its links.
+
+    def pump(self) -> None:
+        """Sends what there is to send."""
+        for stream in tuple(self.serving):
+            stream.pump()
+
+    def _tick(self) -> None:
+        now = self.world.timeline.now
+        linked = {peer for peer in self.peers if self.hearing.linked(peer, now)}
+        if linked != self._linked:
+            self._linked = linked
+            lost = frozenset(self.peers) - linked
+            for follower in self.followers.values():
+                follower.relay(lost)
+        for follower in self.followers.values():
+            follower.tick()
+        self.pump()
+        self.check_memory()
+        self.world.timeline.after(TICK_MS, self.living(self._tick))
+
+    def check_memory(self) -> None:
+        """What waits for its dependencies is no more than the links were granted."""
+        waiting = sum(
+            len(frame.changes) for frames in self.journal.waiting.values() for frame in frames
+        )
+        streams = sum(len(follower.streams) for follower in self.followers.values())
+        most = 2 * (streams + len(self.peers)) * links.WINDOW_CHANGES
+        if waiting > most:
+            raise Violation(f"{self.name} holds {waiting} changes that wait, beyond {most}")
+
+    def fault(self, peer: str, fault: LinkFault) -> None:
+        """A link ended with a typed error."""
+        self.world.faulted(self.name, peer, fault)
+
+    # Reading.
+
+    def get(self, key: str) -> channel_pb2.Channel | None:
+        """A channel as every reader of the newest contract sees it."""
+        state = self.journal.committed.get((CHANNEL, key))
+        if state is None or state.deleted:
+            return None
+        schema = SCHEMA.entities[CHANNEL]
+        return channel_pb2.Channel.FromString(
+            entities.render(state, schema.rules, schema.key_field(key))
+        )
+
+    def digest(self) -> bytes:
+        """The digest of the state, computed anew and compared with the one that is kept."""
+        anew = Digest()
+        for entity in self.journal.committed:
+            anew.touch(entity)
+        digest = anew.value(self.journal.committed)
+        if digest != self.journal.digest():
+            raise Violation(f"{self.name} keeps a digest that is not its state's")
+        return digest

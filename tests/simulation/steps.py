@@ -1,0 +1,349 @@
+"""The script language of simulations and of `tests/scenarios`.
+
+regions NAME...               who takes part; comes first
+create REGION KEY,... F=V...  each write is one transaction, whatever it names; a,b is a list
+write REGION KEY,... F=V...
+add|remove REGION KEY,... labels=a,b
+increment REGION KEY,... takeovers=N
+delete REGION KEY,...
+read REGION                   compares all that a reader sees with the model
+wait MS
+partition A B | A>B           cuts both directions, or one
+isolate NAME
+split A,B,... C,D,...         cuts all paths between the two sides
+ring                          everyone reaches the neighbours in the list alone
+heal                          every path carries again, without delay
+reset A B                     connections between the two break
+renew A>B                     a second stream from A to B takes over from the first
+delay A>B MS
+tamper A>B                    the next frame on the path arrives altered
+kill NAME                     the process ends; `start` starts it again
+power NAME PERCENT            so much of what was not synced is left
+start NAME
+slow NAME MS                  what a commit takes
+full|room NAME                commits fail; or work again
+flush NAME                    stores states behind the journal
+backup|restore NAME           keeps a copy of the disk; sets it back, and starts
+lose NAME                     an empty disk in its place, and starts
+clock NAME MS                 moves the wall clock
+drift NAME PERCENT            the wall clock goes so much faster
+older|newer NAME              restarts with the older or the newest contract
+settle                        ends all faults and waits until all are equal
+check KEY F=V...|deleted      the same in every region
+check equal                   digests and vectors
+
+What cannot be done, such as a write where no process runs, has no effect.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from isthmus.channels.v1 import channel_pb2
+
+from mesh.replication import AlreadyExists, NotFound, NotReplicated, Transaction
+from tests.simulation.model import Op, Violation
+from tests.simulation.reading import check_entity, check_reads
+from tests.simulation.region import OLDER, Region
+from tests.simulation.world import World
+from tests.support.regions import SCHEMA
+
+Channel = channel_pb2.Channel
+_HIDDEN_FROM_OLDER = ("profile", "labels")
+
+
+class StepError(Exception):
+    """A line cannot be read."""
+
+
+class Failure(Exception):
+    """What must hold does not, after a line."""
+
+    def __init__(self, number: int, line: str, cause: Exception) -> None:
+        super().__init__(f"line {number}: {line}: {type(cause).__name__}: {cause}")
+        self.number = number
+        self.cause = cause
+
+
+def play(lines: Iterable[str]) -> World:
+    """Runs a script. Raises `Failure` for whatever goes wrong in it, and `StepError`."""
+    script = Script()
+    for number, line in enumerate(lines, 1):
+        if line.strip() and not line.startswith("#"):
+            try:
+                script.run(line)
+            except StepError:
+                raise
+            except Exception as error:
+                raise Failure(number, line, error) from error
+    return script.world
+
+
+class Script:
+    """Runs lines against a world."""
+
+    world: World
+
+    def run(self, line: str) -> None:
+        """Runs one line."""
+        verb, *words = line.split()
+        do = getattr(self, f"do_{verb}", None)
+        if do is None:
+            raise StepError(f"{line!r}: there is no {verb!r}")
+        do(*words)
+
+    def do_regions(self, *names: str) -> None:
+        self.world = World(*names)
+
+    # Writes and reads.
+
+    def do_create(self, name: str, keys: str, *fields: str) -> None:
+        self._write("create", name, keys, fields)
+
+    def do_write(self, name: str, keys: str, *fields: str) -> None:
+        self._write("write", name, keys, fields)
+
+    def do_add(self, name: str, keys: str, *fields: str) -> None:
+        self._write("add", name, keys, fields)
+
+    def do_remove(self, name: str, keys: str, *fields: str) -> None:
+        self._write("remove", name, keys, fields)
+
+    def do_increment(self, name: str, keys: str, *fields: str) -> None:
+        self._write("increment", name, keys, fields)
+
+    def do_delete(self, name: str, keys: str) -> None:
+        self._write("delete", name, keys, ())
+
+    def _write(self, verb: str, name: str, keys: str, fields: Sequence[str]) -> None:
+        region = self.world.regions[name]
+        if not region.up:
+            return
+        model = self.world.model
+        seen = region.seen
+        values = _values(fields)
+        ops = []
+        may = True
+        for key in keys.split(","):
+            generation, lives = model.generation(key, seen)
+            may = may and lives != (verb == "create")
+            kept = values
+            if verb == "create":
+                generation += 1
+                if region.schema is OLDER:
+                    kept = {n: v for n, v in values.items() if not n.startswith(_HIDDEN_FROM_OLDER)}
+            ops.append(Op(key, generation, verb, kept))
+
+        def change(transaction: Transaction) -> None:
+            for op in ops:
+                found = transaction.get(Channel, op.key)
+                check_entity(model, f"a writer in {name} sees", op.key, seen, found)
+                _change(transaction, op.key, verb, values)
+
+        number = model.plan(seen)
+        for op in ops:
+            model.note(number, op)
+        try:
+            region.write(number, change)
+        except (AlreadyExists, NotFound) as error:
+            if may:
+                raise Violation(f"refused without a reason: {error}") from error
+        except NotReplicated:
+            if region.schema is not OLDER:
+                raise
+        else:
+            if not may:
+                raise Violation(f"{verb} was not refused")
+
+    def do_read(self, name: str) -> None:
+        region = self.world.regions[name]
+        if region.up:
+            check_reads(self.world.model, region)
+
+    def do_check(self, what: str, *fields: str) -> None:
+        regions = list(self.world.regions.values())
+        if what == "equal":
+            assert len({region.digest() for region in regions}) == 1
+            assert all(region.journal.vector == regions[0].journal.vector for region in regions)
+            return
+        for region in regions:
+            check_reads(self.world.model, region)
+            _check(region, what, fields)
+
+    # Time and the network.
+
+    def do_wait(self, milliseconds: str) -> None:
+        self.world.timeline.run(int(milliseconds))
+
+    def do_partition(self, *names: str) -> None:
+        if len(names) == 2:
+            self._cut(names[0], names[1])
+        else:
+            source, target = names[0].split(">")
+            self.world.paths[source, target].cut = True
+
+    def do_isolate(self, name: str) -> None:
+        for other in self.world.regions:
+            if other != name:
+                self._cut(name, other)
+
+    def do_split(self, some: str, others: str) -> None:
+        for one in some.split(","):
+            for other in others.split(","):
+                self._cut(one, other)
+
+    def do_ring(self) -> None:
+        names = list(self.world.regions)
+        for (source, target), path in self.world.paths.items():
+            apart = (names.index(source) - names.index(target)) % len(names)
+            path.cut = path.cut or apart not in (1, len(names) - 1)
+
+    def _cut(self, one: str, other: str) -> None:
+        self.world.paths[one, other].cut = self.world.paths[other, one].cut = True
+
+    def do_heal(self) -> None:
+        self.world.heal()
+
+    def do_reset(self, one: str, other: str) -> None:
+        for target, source in ((one, other), (other, one)):
+            region = self.world.regions[target]
+            if region.up:
+                for stream in tuple(region.followers[source].streams):
+                    stream.reset()
+
+    def do_renew(self, path: str) -> None:
+        source, target = path.split(">")
+        region = self.world.regions[target]
+        if region.up and region.followers[source].streams:
+            region.followers[source].open()
+
+    def do_delay(self, path: str, milliseconds: str) -> None:
+        source, target = path.split(">")
+        self.world.paths[source, target].delay_ms = int(milliseconds)
+
+    def do_tamper(self, path: str) -> None:
+        source, target = path.split(">")
+        self.world.paths[source, target].tampering = self.world.tampered = True
+
+    # Processes, disks, clocks.
+
+    def do_kill(self, name: str) -> None:
+        self.world.regions[name].kill()
+
+    def do_power(self, name: str, percent: str) -> None:
+        self.world.regions[name].lose_power(int(percent) / 100)
+
+    def do_start(self, name: str) -> None:
+        self.world.regions[name].start()
+
+    def do_slow(self, name: str, milliseconds: str) -> None:
+        self.world.regions[name].disk_ms = int(milliseconds)
+
+    def do_full(self, name: str) -> None:
+        self.world.regions[name].disk_full = True
+
+    def do_room(self, name: str) -> None:
+        self.world.regions[name].disk_full = False
+
+    def do_flush(self, name: str) -> None:
+        self.world.regions[name].flush()
+
+    def do_backup(self, name: str) -> None:
+        region = self.world.regions[name]
+        region.backup = region.disk.records[: region.disk.synced]
+
+    def do_restore(self, name: str) -> None:
+        region = self.world.regions[name]
+        region.replace_disk(region.backup)
+        region.start()
+
+    def do_lose(self, name: str) -> None:
+        region = self.world.regions[name]
+        region.replace_disk([])
+        region.start()
+
+    def do_clock(self, name: str, milliseconds: str) -> None:
+        self.world.regions[name].skew_ms += int(milliseconds)
+
+    def do_drift(self, name: str, percent: str) -> None:
+        region = self.world.regions[name]
+        before = region.wall_ms
+        region.drift = int(percent) / 100
+        region.skew_ms += before - region.wall_ms
+
+    def do_older(self, name: str) -> None:
+        self._upgrade(name, OLDER)
+
+    def do_newer(self, name: str) -> None:
+        self._upgrade(name, SCHEMA)
+
+    def _upgrade(self, name: str, schema: Any) -> None:
+        region = self.world.regions[name]
+        region.kill()
+        region.schema = schema
+        region.start()
+
+    def do_settle(self) -> None:
+        self.world.settle()
+
+
+def _values(fields: Sequence[str]) -> dict[str, Any]:
+    """Fields in the model's terms; `assignment.epoch` and `.region` are one."""
+    values: dict[str, Any] = {}
+    for field in fields:
+        name, _, text = field.partition("=")
+        if name == "labels":
+            values[name] = tuple(text.split(","))
+        elif name.startswith("assignment."):
+            epoch, region = values.get("assignment", (0, ""))
+            values["assignment"] = (epoch, text) if name.endswith("region") else (int(text), region)
+        else:
+            values[name] = text if name == "title" else int(text)
+    return values
+
+
+def _change(transaction: Transaction, key: str, verb: str, values: dict[str, Any]) -> None:
+    if verb == "delete":
+        transaction.delete(Channel, key)
+    elif verb == "add":
+        transaction.add(Channel, key, "labels", *values["labels"])
+    elif verb == "remove":
+        transaction.remove(Channel, key, "labels", *values["labels"])
+    elif verb == "increment":
+        transaction.increment(Channel, key, "takeovers", values["takeovers"])
+    elif verb == "create":
+        transaction.create(_message(key, values))
+    else:
+        transaction.set(_message(key, values), *values)
+
+
+def _message(key: str, values: dict[str, Any]) -> Channel:
+    message = Channel(channel_id=key)
+    for name, value in values.items():
+        if name == "labels":
+            message.labels.extend(value)
+        elif name == "assignment":
+            message.assignment.epoch, message.assignment.region = value
+        else:
+            *way, last = name.split(".")
+            parent: Any = message
+            for part in way:
+                parent = getattr(parent, part)
+            setattr(parent, last, value)
+    return message
+
+
+def _check(region: Region, key: str, fields: tuple[str, ...]) -> None:
+    found = region.get(key)
+    if fields == ("deleted",):
+        assert found is None, f"{region.name} has {key}"
+        return
+    assert found is not None, f"{region.name} has no {key}"
+    for field in fields:
+        name, _, text = field.partition("=")
+        value: Any = found
+        for part in name.split("."):
+            value = getattr(value, part)
+        shown = ",".join(value) if name == "labels" else str(value)
+        assert shown == text, f"{region.name} has {name} {shown}"
