@@ -48,6 +48,7 @@ class Transaction:
         self.region = journal.region
         self.now_ms = now_ms
         self._journal = journal
+        self._seen = journal.seen
         self._schema = schema
         self._context = context
         self._drafts: list[_Draft] = []
@@ -216,7 +217,7 @@ class Transaction:
             raise WriteTooLarge(
                 f"one write of {size} bytes is beyond {MAX_WRITE}: split it into several"
             )
-        return Write(changes, steps, receipt, size)
+        return Write(changes, steps, receipt, size, self._seen)
 
     def _named(self, schema: EntitySchema, paths: tuple[str, ...]) -> Iterator[FieldSchema]:
         settable = deltas.SETTABLE

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from mesh.replication.core import entities
 from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState
-from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
+from mesh.replication.core.frames import GENESIS, Frame, StoredFrame, parse
 from mesh.replication.core.journal import Recovered
 from mesh.replication.core.recovery import Position, recover
 
@@ -104,7 +104,9 @@ class Disk:
             mark = flushed.get(origin, 0)
             at = bisect_right(self._lasts[origin], mark)
             head = frames[at - 1].hash if at else GENESIS
-            positions[origin] = Position(frames[-1].last, frames[-1].hash, mark, head)
+            last = frames[-1]
+            clock = parse(last.body, last.hash).newest
+            positions[origin] = Position(last.last, last.hash, mark, head, clock)
         ordered = sorted(
             (frame for frames in self._frames.values() for frame in frames),
             key=lambda frame: frame.place,

@@ -211,12 +211,26 @@ def render(state: EntityState, rules: Mapping[bytes, int], key_field: bytes) -> 
     for path, number in sorted(state.cells):
         if rules.get(path, number) == number and numbers(path)[0] != key_number:
             chosen[path] = number
-    leaves = [
+    leaves = _leaves(state, chosen)
+    leaves.append(((key_number,), key_field))
+    return _message(sorted(leaves), 0)
+
+
+def _leaves(state: EntityState, chosen: Mapping[bytes, int]) -> list[tuple[tuple[int, ...], bytes]]:
+    return [
         (numbers(path), RULES[number].render(numbers(path)[-1], state.cells[path, number]))
         for path, number in chosen.items()
     ]
-    leaves.append(((key_number,), key_field))
-    return _message(sorted(leaves), 0)
+
+
+def content(state: EntityState) -> bytes:
+    """The cells of an entity as a serialized message, without its key and whatever the contract."""
+    return _message(sorted(_leaves(state, dict(sorted(state.cells)))), 0)
+
+
+def enclosed(path: bytes, value: bytes) -> bytes:
+    """A cell's value as a serialized message of its entity that holds nothing else."""
+    return _message([(numbers(path), value)], 0) if path else value
 
 
 def _message(leaves: Iterable[tuple[tuple[int, ...], bytes]], depth: int) -> bytes:

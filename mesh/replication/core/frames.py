@@ -54,6 +54,7 @@ class Frame:
         "changes",
         "contract_digest",
         "dependencies",
+        "dependency_clocks",
         "first",
         "hash",
         "last",
@@ -70,6 +71,7 @@ class Frame:
         changes: Sequence[Change],
         dependencies: Vector,
         contract_digest: bytes,
+        dependency_clocks: Vector | None = None,
     ) -> None:
         self.body = body
         self.hash = hash
@@ -79,6 +81,7 @@ class Frame:
         self.changes = changes
         self.states: Sequence[EntityState] = ()
         self.dependencies = dependencies
+        self.dependency_clocks = dependency_clocks or {}
         self.contract_digest = contract_digest
 
     @property
@@ -110,15 +113,22 @@ def build(
     changes: Sequence[Change],
     dependencies: Mapping[Origin, int],
     contract_digest: bytes,
+    clocks: Mapping[Origin, int] | None = None,
 ) -> Frame:
-    """Closes a frame over changes of one origin."""
+    """Closes a frame over changes of one origin that saw the same `dependencies`.
+
+    `clocks` are those of the dependencies' last changes.
+    """
+    seen = {o: n for o, n in dependencies.items() if o != origin}
+    seen_clocks = {o: (clocks or {}).get(o, 0) for o in sorted(seen)}
     strings: dict[str, int] = {"": 0}
     traces: dict[str, int] = {"": 0}
     body = frame_pb2.FrameBody(
         format=FORMAT,
         origin=frame_pb2.Origin(region=origin.region, incarnation=origin.incarnation),
         first_sequence=first,
-        dependencies=vector_to_proto({o: n for o, n in dependencies.items() if o != origin}),
+        dependencies=vector_to_proto(seen),
+        dependency_clocks=seen_clocks.values(),
         contract_digest=contract_digest,
         clocks=[change.stamp.clock for change in changes],
         types=[strings.setdefault(change.entity[0], len(strings)) for change in changes],
@@ -137,11 +147,9 @@ def build(
     body.strings.extend(strings)
     body.trace_parents.extend(traces)
     data = body.SerializeToString(deterministic=True)
-    frame = Frame(
-        data, chain(previous, data), origin, first, changes, dict(dependencies), contract_digest
+    return Frame(
+        data, chain(previous, data), origin, first, changes, seen, contract_digest, seen_clocks
     )
-    frame.dependencies.pop(origin, None)
-    return frame
 
 
 def parse(body: bytes, hash: bytes) -> Frame:
@@ -167,7 +175,9 @@ def parse(body: bytes, hash: bytes) -> Frame:
     kinds = list(message.kinds)
     if not set(kinds) <= {UPSERT, DELETE}:
         raise FormatUnknown(f"{where} holds a kind of change that this version does not know")
+    dependencies = vector_from_proto(message.dependencies)
     try:
+        clocks = dict(zip(dependencies, message.dependency_clocks, strict=True))
         changes = _changes(message, origin)
     except (ValueError, IndexError):
         raise ChainBroken(f"{where} is damaged: its columns do not match") from None
@@ -182,8 +192,9 @@ def parse(body: bytes, hash: bytes) -> Frame:
         origin,
         message.first_sequence,
         changes,
-        vector_from_proto(message.dependencies),
+        dependencies,
         message.contract_digest,
+        clocks,
     )
 
 

@@ -21,12 +21,14 @@ class Position(NamedTuple):
     """How far an origin's journal reaches, and the watermark up to which states are flushed.
 
     `hash` is the chain's at `sequence`, `flushed_hash` at `flushed`; both of `GENESIS` at 0.
+    `clock` is that of the change at `sequence`.
     """
 
     sequence: int
     hash: bytes
     flushed: int
     flushed_hash: bytes
+    clock: int = 0
 
 
 def recover(
@@ -53,6 +55,7 @@ def recover(
     for origin, position in positions.items():
         recovered.vector[origin] = position.sequence
         recovered.heads[origin] = position.hash
+        recovered.clocks[origin] = position.clock
     _replay(recovered, positions, frames)
     return recovered
 
@@ -79,6 +82,7 @@ def _replay(
             recovered.states[change.entity] = entities.apply(state, change)
             recovered.replayed.add(change.entity)
         recovered.clock = max(recovered.clock, frame.newest)
+        recovered.clocks[origin] = frame.newest
         reached[origin] = stored.last
         heads[origin] = stored.hash
     if reached != recovered.vector:

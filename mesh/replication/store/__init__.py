@@ -7,6 +7,7 @@ from typing import NamedTuple, Protocol
 
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import Origin
+from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.frames import StoredFrame
 from mesh.replication.core.journal import Batch, Receipt, Recovered
@@ -35,7 +36,10 @@ class Store(Protocol):
         """State as flushed, brought up to the journal's end."""
 
     def commit(self, batch: Batch) -> list[StoredFrame]:
-        """Makes a batch durable in one transaction: frames, positions, receipts, history."""
+        """Makes a batch durable in one transaction.
+
+        That is its frames, positions, receipts, history and conflicts.
+        """
 
     def flush(
         self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None = None
@@ -54,6 +58,9 @@ class Store(Protocol):
 
     def history(self, entity: EntityKey, most: int) -> list[HistoryRow]:
         """An entity's changes, newest first."""
+
+    def conflicts(self, entity: EntityKey | None, most: int) -> list[Conflict]:
+        """The conflicts of an entity, or of all, newest first; only the newest are kept."""
 
     def close(self) -> None:
         """Lets go of the store."""

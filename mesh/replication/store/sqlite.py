@@ -17,6 +17,7 @@ from pathlib import Path
 from mesh.replication.core import entities
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import Origin
+from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import FormatUnknown, JournalDamaged
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
@@ -33,6 +34,7 @@ from mesh.replication.errors import (
     StoreTooNew,
 )
 from mesh.replication.store import HistoryRow
+from mesh.replication.store.conflicts import keep, kept
 
 FORMAT = 1
 """The version of the tables, kept as `user_version`."""
@@ -50,7 +52,8 @@ CREATE TABLE frames (
 CREATE UNIQUE INDEX frames_by_origin ON frames (region, incarnation, last);
 CREATE TABLE positions (
   region TEXT NOT NULL, incarnation INTEGER NOT NULL,
-  sequence INTEGER NOT NULL, hash BLOB NOT NULL, flushed INTEGER NOT NULL DEFAULT 0,
+  sequence INTEGER NOT NULL, hash BLOB NOT NULL, clock INTEGER NOT NULL,
+  flushed INTEGER NOT NULL DEFAULT 0,
   PRIMARY KEY (region, incarnation)
 ) WITHOUT ROWID;
 CREATE TABLE states (
@@ -62,6 +65,11 @@ CREATE TABLE receipts (
   PRIMARY KEY (actor, method, request_id)
 ) WITHOUT ROWID;
 CREATE INDEX receipts_by_time ON receipts (time_ms);
+CREATE TABLE conflicts (
+  place INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, key TEXT NOT NULL,
+  generation INTEGER NOT NULL, path BLOB NOT NULL, rule INTEGER NOT NULL,
+  read BLOB NOT NULL, other BLOB NOT NULL
+);
 CREATE TABLE history (
   type TEXT NOT NULL, key TEXT NOT NULL, clock INTEGER NOT NULL, region TEXT NOT NULL,
   incarnation INTEGER NOT NULL, generation INTEGER NOT NULL, kind INTEGER NOT NULL,
@@ -160,11 +168,12 @@ class SqliteStore:
     def _recover(self) -> Recovered:
         read = self._reader.execute
         positions: dict[Origin, Position] = {}
-        for region, incarnation, sequence, hash, flushed in read(
-            "SELECT region, incarnation, sequence, hash, flushed FROM positions"
+        for region, incarnation, sequence, hash, clock, flushed in read(
+            "SELECT region, incarnation, sequence, hash, clock, flushed FROM positions"
         ).fetchall():
             origin = Origin(region, incarnation)
-            positions[origin] = Position(sequence, hash, flushed, self._hash_at(origin, flushed))
+            flushed_hash = self._hash_at(origin, flushed)
+            positions[origin] = Position(sequence, hash, flushed, flushed_hash, clock)
         states = (((row[0], row[1]), row[2]) for row in read("SELECT type, key, state FROM states"))
         try:
             return recover(states, positions, self._unflushed())
@@ -221,9 +230,10 @@ class SqliteStore:
                     )
                 )
             cursor.executemany(
-                "INSERT INTO positions (region, incarnation, sequence, hash) VALUES (?, ?, ?, ?)"
-                " ON CONFLICT DO UPDATE SET sequence = excluded.sequence, hash = excluded.hash",
-                [(*f.origin, f.last, f.hash) for f in batch.frames],
+                "INSERT INTO positions (region, incarnation, sequence, hash, clock)"
+                " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
+                " SET sequence = excluded.sequence, hash = excluded.hash, clock = excluded.clock",
+                [(*f.origin, f.last, f.hash, f.newest) for f in batch.frames],
             )
             cursor.executemany(
                 "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", batch.receipts
@@ -232,6 +242,8 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 self._history_rows(batch.frames),
             )
+            if batch.merged.conflicts:
+                keep(cursor, batch.merged.conflicts)
             for receipt in batch.receipts[:1]:
                 self._prune(cursor, receipt.time_ms)
         return stored
@@ -313,6 +325,11 @@ class SqliteStore:
             HistoryRow(Stamp(*row[:3]), row[3], row[4], row[5], row[6], row[7], _paths(row[8]))
             for row in rows
         ]
+
+    def conflicts(self, entity: EntityKey | None, most: int) -> list[Conflict]:
+        """The conflicts of an entity, or of all, newest first."""
+        with self._translated():
+            return kept(self._reader, entity, most)
 
     def close(self) -> None:
         """Lets go of the store."""

@@ -47,6 +47,10 @@ class Registers(Dotted):
         live: dict[Dot, Entry] = state[0]
         return [value for _, value in live.values()]
 
+    def stamps(self, state: State) -> Iterable[Stamp]:
+        live: dict[Dot, Entry] = state[0]
+        return [Stamp(clock, dot[0], dot[1]) for dot, (clock, _) in live.items()]
+
     def versions(self, state: State) -> dict[bytes, list[Version]]:
         """By name, in their order, the values that stand: the one that reads give comes first."""
         live: dict[Dot, Entry] = state[0]

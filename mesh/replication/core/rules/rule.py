@@ -68,6 +68,10 @@ class Rule(ABC):
     def render(self, number: int, state: State) -> bytes:
         """The state as field `number` of a serialized message; empty if it is not set."""
 
+    def stamps(self, state: State) -> Iterable[Stamp]:
+        """The stamps that a state keeps."""
+        return ()
+
     def decisions(
         self, state: State, change: State, stamp: Stamp, unseen: Unseen
     ) -> Iterable[Decision]:

@@ -44,6 +44,9 @@ class Stamped(Rule):
         value: bytes = state[3]
         return value
 
+    def stamps(self, state: State) -> Iterable[Stamp]:
+        return (Stamp(*state[:3]),)
+
     def decisions(
         self, state: State, change: State, stamp: Stamp, unseen: Unseen
     ) -> Iterable[Decision]:

@@ -153,6 +153,7 @@ class FrameBody(_message.Message):
     CONTRACT_DIGEST_FIELD_NUMBER: _builtins.int
     STRINGS_FIELD_NUMBER: _builtins.int
     TRACE_PARENTS_FIELD_NUMBER: _builtins.int
+    DEPENDENCY_CLOCKS_FIELD_NUMBER: _builtins.int
     CLOCKS_FIELD_NUMBER: _builtins.int
     TYPES_FIELD_NUMBER: _builtins.int
     KEYS_FIELD_NUMBER: _builtins.int
@@ -176,8 +177,8 @@ class FrameBody(_message.Message):
     def origin(self) -> Global___Origin: ...
     @_builtins.property
     def dependencies(self) -> Global___Vector:
-        """What the origin had applied, its own changes aside, when it closed the frame: all that any of
-        these changes may have seen.
+        """What the origin had applied, its own changes aside, when these changes were made: all writes of
+        a frame saw the same.
         """
 
     @_builtins.property
@@ -187,6 +188,12 @@ class FrameBody(_message.Message):
     @_builtins.property
     def trace_parents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """W3C trace parents that the columns refer to by index; empty where there was none."""
+
+    @_builtins.property
+    def dependency_clocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """The clock of the change at each position of `dependencies`: with these, who holds a stamp knows
+        without any history whether the writers here had seen it.
+        """
 
     @_builtins.property
     def clocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -248,6 +255,7 @@ class FrameBody(_message.Message):
         contract_digest: _builtins.bytes = ...,
         strings: _abc.Iterable[_builtins.str] | None = ...,
         trace_parents: _abc.Iterable[_builtins.str] | None = ...,
+        dependency_clocks: _abc.Iterable[_builtins.int] | None = ...,
         clocks: _abc.Iterable[_builtins.int] | None = ...,
         types: _abc.Iterable[_builtins.int] | None = ...,
         keys: _abc.Iterable[_builtins.str] | None = ...,
@@ -264,7 +272,7 @@ class FrameBody(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "cell_counts", b"cell_counts", "cell_deltas", b"cell_deltas", "cell_paths", b"cell_paths", "cell_rules", b"cell_rules", "clocks", b"clocks", "contract_digest", b"contract_digest", "dependencies", b"dependencies", "first_sequence", b"first_sequence", "format", b"format", "generations", b"generations", "keys", b"keys", "kinds", b"kinds", "origin", b"origin", "request_ids", b"request_ids", "strings", b"strings", "trace_parents", b"trace_parents", "traces", b"traces", "types", b"types", "writes_left", b"writes_left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "cell_counts", b"cell_counts", "cell_deltas", b"cell_deltas", "cell_paths", b"cell_paths", "cell_rules", b"cell_rules", "clocks", b"clocks", "contract_digest", b"contract_digest", "dependencies", b"dependencies", "dependency_clocks", b"dependency_clocks", "first_sequence", b"first_sequence", "format", b"format", "generations", b"generations", "keys", b"keys", "kinds", b"kinds", "origin", b"origin", "request_ids", b"request_ids", "strings", b"strings", "trace_parents", b"trace_parents", "traces", b"traces", "types", b"types", "writes_left", b"writes_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,91 @@
+"""Conflicts: what merging decided between values that were written at once.
+
+Two writes are concurrent if neither writer had seen the other's. A frame tells what its writers had
+seen of each origin: up to which position, and which clock its change has. Clocks grow along an
+origin, so a stamp says by itself whether it was seen, and no cell needs to keep more than that.
+
+Of two concurrent changes each region notes what it decides when the second one arrives, against the
+value that it has by then. So a conflict is noted at least where one of the two was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+from mesh.replication.core import entities
+from mesh.replication.core.cells import KEEP_BOTH, RULES, Stamp, Unseen, Version
+from mesh.replication.core.clocks import Origin
+from mesh.replication.core.entities import DELETE, Change, EntityKey, EntityState
+from mesh.replication.core.frames import Frame
+from mesh.replication.core.rules.rule import unseen_by
+
+DELETED = 0
+"""In the place of a rule: that a delete wins over what is written at once with it."""
+
+
+class Conflict(NamedTuple):
+    """Two concurrent values of a field, and the rule that decided.
+
+    `read` is what readers are given since, `other` what stood against it. Under DELETED the path is
+    empty, `read` has no value, and the other's is the message of the fields that were lost.
+    """
+
+    entity: EntityKey
+    generation: int
+    path: bytes
+    rule: int
+    read: Version
+    other: Version
+
+
+def unseen(frame: Frame, vector: Mapping[Origin, int]) -> Unseen:
+    """Of what a region at a vector has, what a frame's writers had not seen."""
+    seen, clocks = frame.dependencies, frame.dependency_clocks
+    return {
+        origin: clocks.get(origin, 0)
+        for origin, sequence in vector.items()
+        if sequence > seen.get(origin, 0) and origin != frame.origin
+    }
+
+
+def may_hold(frame: Frame, unknown: Unseen) -> bool:
+    """Whether a frame's changes can conflict with anything: most frames cannot."""
+    # With an etag a writer says itself what it had not read.
+    return bool(unknown) or any(
+        rule == KEEP_BOTH for change in frame.changes for _, rule, _ in change.cells
+    )
+
+
+def between(
+    before: EntityState | None, change: Change, written: EntityState, unknown: Unseen
+) -> Iterator[Conflict]:
+    """The conflicts of a change with an entity as it is before it.
+
+    `written` is the state that the change alone stands for.
+    """
+    if before is None or change.generation > before.generation:
+        return
+    entity, generation, stamp = change.entity, change.generation, change.stamp
+    if change.kind == DELETE:
+        if not before.deleted and generation == before.generation and _lost(before, unknown):
+            other = Version(Stamp(*before.changed[:3]), entities.content(before))
+            yield Conflict(entity, generation, b"", DELETED, Version(stamp, b""), other)
+    elif before.deleted or generation < before.generation:
+        # Who sees a delete writes no more to what was deleted.
+        ended = Stamp(*before.changed[:3]) if before.generation == generation else before.created
+        other = Version(stamp, entities.content(written))
+        yield Conflict(entity, generation, b"", DELETED, Version(ended, b""), other)
+    else:
+        for key, cell in written.cells.items():
+            mine = before.cells.get(key)
+            if mine is None:
+                continue
+            for read, other in RULES[key[1]].decisions(mine, cell, stamp, unknown):
+                yield Conflict(entity, generation, *key, read, other)
+
+
+def _lost(state: EntityState, unknown: Unseen) -> bool:
+    """Whether a state holds what the writer of a delete had not seen, as far as stamps tell."""
+    stamps = (stamp for key, cell in state.cells.items() for stamp in RULES[key[1]].stamps(cell))
+    return unseen_by(unknown, state.changed[:3]) or any(unseen_by(unknown, s) for s in stamps)
