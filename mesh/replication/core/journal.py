@@ -22,7 +22,6 @@ from mesh.replication.core.clocks import (
     covers,
     milliseconds,
 )
-from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import Change, EntityKey, EntityState, join, received
 from mesh.replication.core.errors import (
@@ -41,7 +40,6 @@ from mesh.replication.core.frames import (
     chain,
     parse,
 )
-from mesh.replication.core.merging import Merging
 
 _BATCH_BYTES = 8 * MAX_BYTES
 
@@ -58,13 +56,6 @@ class Receipt(NamedTuple):
     time_ms: int
 
 
-class Seen(NamedTuple):
-    """How far the region was, and the clock of the last change of each origin there."""
-
-    vector: Vector
-    clocks: Vector
-
-
 class Step(NamedTuple):
     """What a write's change did to its entity, seen from the writer: state before and after."""
 
@@ -75,16 +66,12 @@ class Step(NamedTuple):
 
 @dataclass
 class Write:
-    """Changes that become visible together. `size` approximates their bytes in a frame.
-
-    `seen` is what was here when they were made; None is what is here when they are stored.
-    """
+    """Changes that become visible together. `size` approximates their bytes in a frame."""
 
     changes: Sequence[Change]
     steps: Sequence[Step]
     receipt: Receipt | None
     size: int
-    seen: Seen | None = None
 
 
 @dataclass
@@ -96,26 +83,20 @@ class Batch:
     vector: Vector
     receipts: list[Receipt]
     local: Frame | None
-    merged: Visible = field(default_factory=lambda: Visible())
 
 
 @dataclass
 class Visible:
-    """What a commit makes visible: for each entity its state before and after.
+    """What a commit made visible: for each entity its state before and after."""
 
-    `conflicts` are the concurrent values between which merging decided.
-    """
-
-    changes: dict[EntityKey, tuple[EntityState | None, EntityState]] = field(default_factory=dict)
-    frames: list[Frame] = field(default_factory=list)
-    conflicts: list[Conflict] = field(default_factory=list)
+    changes: dict[EntityKey, tuple[EntityState | None, EntityState]]
+    frames: list[Frame]
 
 
 @dataclass
 class Recovered:
     """What a store held when it was opened; empty for a new one.
 
-    `clocks` are those of the last change of each origin.
     `replayed` are the entities whose stored state is behind `states`.
     """
 
@@ -123,7 +104,6 @@ class Recovered:
     vector: Vector = field(default_factory=dict)
     heads: dict[Origin, bytes] = field(default_factory=dict)
     clock: int = 0
-    clocks: Vector = field(default_factory=dict)
     replayed: set[EntityKey] = field(default_factory=set)
 
 
@@ -147,7 +127,6 @@ class Journal:
         self.contract_digest = contract_digest
         self.committed = recovered.states
         self.vector = recovered.vector
-        self.seen = Seen(self.vector, recovered.clocks)
         self.clock = HybridClock(recovered.clock)
         self.implied: Vector = {}
         """What changes applied in this life depend on, of other origins than their own."""
@@ -248,8 +227,22 @@ class Journal:
         """
         if vector.get(self.origin, 0) > self.vector.get(self.origin, 0):
             return self._renew(now_ms)
-        self._unconfirmed.discard(peer)
         return []
+
+    def confirm(self, peer: str, taken: Mapping[Origin, int], now_ms: int) -> list[Write]:
+        """A peer said on a stream that follows this life what it has taken, stored or not.
+
+        Once all peers have, the origin is continued: none of them holds, or will still take from
+        an earlier life's stream, what is not here. Else as `learn`.
+        """
+        lost = self.learn(peer, taken, now_ms)
+        self._unconfirmed.discard(peer)
+        return lost
+
+    @property
+    def taken(self) -> Mapping[Origin, int]:
+        """How far each origin has come, stored or not."""
+        return self._received
 
     def _renew(self, now_ms: int) -> list[Write]:
         self.origin = Origin(self.region, max(now_ms, self.origin.incarnation + 1))
@@ -274,8 +267,7 @@ class Journal:
         if not frames and not writes:
             return None
         receipts = [write.receipt for write in writes if write.receipt is not None]
-        merged = self._merge(writes, frames, local)
-        self._in_flight = Batch(frames, writes, vector, receipts, local, merged)
+        self._in_flight = Batch(frames, writes, vector, receipts, local)
         return self._in_flight
 
     def _close_local(self) -> tuple[list[Write], Frame | None]:
@@ -285,8 +277,7 @@ class Journal:
         while self._queue:
             write = self._queue[0]
             full = len(changes) + len(write.changes) > MAX_CHANGES or size + write.size > MAX_BYTES
-            # One frame's changes saw the same, so that what it depends on is what they saw.
-            if changes and (full or write.seen is not writes[0].seen):
+            if changes and full:
                 break
             writes.append(self._queue.popleft())
             changes += write.changes
@@ -295,8 +286,7 @@ class Journal:
             return writes, None
         first = self.vector.get(self.origin, 0) + 1
         head = self._heads.get(self.origin, GENESIS)
-        seen, clocks = writes[0].seen or self.seen
-        frame = build(self.origin, first, head, changes, seen, self.contract_digest, clocks)
+        frame = build(self.origin, first, head, changes, self.vector, self.contract_digest)
         return writes, frame
 
     def _admit(self, vector: Vector) -> list[Frame]:
@@ -316,40 +306,45 @@ class Journal:
         self.waiting = {origin: frames for origin, frames in self.waiting.items() if frames}
         return admitted
 
-    def _merge(self, writes: Sequence[Write], frames: list[Frame], local: Frame | None) -> Visible:
-        """What storing a batch will make visible."""
-        merging = Merging(self.committed, self.vector)
-        for frame in frames:
-            if frame is local:
-                steps = [step for write in writes for step in write.steps]
-                merging.local(frame, [(step.before, step.after) for step in steps])
-            else:
-                merging.received(frame)
-        return Visible(merging.changes, frames, merging.conflicts)
-
     def stored(self, batch: Batch) -> Visible:
         """The batch is durable: makes it visible."""
-        visible = batch.merged
-        for entity, (_, after) in visible.changes.items():
-            self.committed[entity] = after
-            self._digest.touch(entity)
-        clocks = dict(self.seen.clocks)
+        visible = Visible({}, batch.frames)
+        for write in batch.writes:
+            for step in write.steps:
+                before = self.committed.get(step.entity)
+                after = step.after if before is step.before else join(before, step.after)
+                self._commit(visible, step.entity, before, after)
         for frame in batch.frames:
             self._heads[frame.origin] = frame.hash
-            clocks[frame.origin] = frame.newest
             for origin, sequence in frame.dependencies.items():
                 if sequence > self.implied.get(origin, 0):
                     self.implied[origin] = sequence
             if frame is batch.local:
                 self._received[frame.origin] = frame.last
                 self._received_heads[frame.origin] = frame.hash
-            else:
-                self.clock.receive(frame.newest)
+                continue
+            for change, state in zip(frame.changes, frame.states, strict=True):
+                before = self.committed.get(change.entity)
+                self._commit(visible, change.entity, before, join(before, state))
+            self.clock.receive(frame.newest)
         self.vector = batch.vector
-        self.seen = Seen(self.vector, clocks)
         self._release(batch.writes, visible)
         self._in_flight = None
         return visible
+
+    def _commit(
+        self,
+        visible: Visible,
+        entity: EntityKey,
+        before: EntityState | None,
+        after: EntityState | None,
+    ) -> None:
+        if after is before or after is None:
+            return
+        self.committed[entity] = after
+        self._digest.touch(entity)
+        first = visible.changes.get(entity)
+        visible.changes[entity] = (first[0] if first else before, after)
 
     def _release(self, writes: Sequence[Write], visible: Visible) -> None:
         for write in writes:

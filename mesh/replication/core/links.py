@@ -115,7 +115,7 @@ class Receiver:
         self._view = view
         self._greeted = False
         self._owed: deque[tuple[Origin, int, int, int]] = deque()
-        self._acknowledged: Vector = {}
+        self._acknowledged: Vector | None = None
         self._wanted: frozenset[str] = frozenset()
         # All that was ever wanted on this stream: frames may be under way when it changes.
         self._asked: frozenset[str] = frozenset()
@@ -207,10 +207,12 @@ class Receiver:
         messages = []
         if vector != self._acknowledged:
             self._acknowledged = vector
-            known = vector_to_proto(vector)
             messages.append(
                 link_pb2.FollowRequest(
-                    acknowledgement=link_pb2.Acknowledgement(applied=known, durable=known)
+                    acknowledgement=link_pb2.Acknowledgement(
+                        applied=vector_to_proto(self._journal.taken),
+                        durable=vector_to_proto(vector),
+                    )
                 )
             )
         if size:
@@ -256,6 +258,8 @@ class Sender:
             self._changes += message.credit.changes
         elif kind == "acknowledgement":
             self.durable = vector_from_proto(message.acknowledgement.durable)
+            taken = vector_from_proto(message.acknowledgement.applied)
+            return [], self._journal.confirm(self._peer, taken, now_ms)
         elif kind == "want":
             self._wanted = frozenset(message.want.regions)
         return [], []
