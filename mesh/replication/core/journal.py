@@ -22,6 +22,7 @@ from mesh.replication.core.clocks import (
     covers,
     milliseconds,
 )
+from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import Change, EntityKey, EntityState, join, received
 from mesh.replication.core.errors import (
@@ -40,6 +41,7 @@ from mesh.replication.core.frames import (
     chain,
     parse,
 )
+from mesh.replication.core.merging import Merging
 
 _BATCH_BYTES = 8 * MAX_BYTES
 
@@ -56,6 +58,13 @@ class Receipt(NamedTuple):
     time_ms: int
 
 
+class Seen(NamedTuple):
+    """How far the region was, and the clock of the last change of each origin there."""
+
+    vector: Vector
+    clocks: Vector
+
+
 class Step(NamedTuple):
     """What a write's change did to its entity, seen from the writer: state before and after."""
 
@@ -66,12 +75,16 @@ class Step(NamedTuple):
 
 @dataclass
 class Write:
-    """Changes that become visible together. `size` approximates their bytes in a frame."""
+    """Changes that become visible together. `size` approximates their bytes in a frame.
+
+    `seen` is what was here when they were made; None is what is here when they are stored.
+    """
 
     changes: Sequence[Change]
     steps: Sequence[Step]
     receipt: Receipt | None
     size: int
+    seen: Seen | None = None
 
 
 @dataclass
@@ -83,20 +96,26 @@ class Batch:
     vector: Vector
     receipts: list[Receipt]
     local: Frame | None
+    merged: Visible = field(default_factory=lambda: Visible())
 
 
 @dataclass
 class Visible:
-    """What a commit made visible: for each entity its state before and after."""
+    """What a commit makes visible: for each entity its state before and after.
 
-    changes: dict[EntityKey, tuple[EntityState | None, EntityState]]
-    frames: list[Frame]
+    `conflicts` are the concurrent values between which merging decided.
+    """
+
+    changes: dict[EntityKey, tuple[EntityState | None, EntityState]] = field(default_factory=dict)
+    frames: list[Frame] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
 
 
 @dataclass
 class Recovered:
     """What a store held when it was opened; empty for a new one.
 
+    `clocks` are those of the last change of each origin.
     `replayed` are the entities whose stored state is behind `states`.
     """
 
@@ -104,6 +123,7 @@ class Recovered:
     vector: Vector = field(default_factory=dict)
     heads: dict[Origin, bytes] = field(default_factory=dict)
     clock: int = 0
+    clocks: Vector = field(default_factory=dict)
     replayed: set[EntityKey] = field(default_factory=set)
 
 
@@ -127,6 +147,7 @@ class Journal:
         self.contract_digest = contract_digest
         self.committed = recovered.states
         self.vector = recovered.vector
+        self.seen = Seen(self.vector, recovered.clocks)
         self.clock = HybridClock(recovered.clock)
         self.implied: Vector = {}
         """What changes applied in this life depend on, of other origins than their own."""
@@ -267,7 +288,8 @@ class Journal:
         if not frames and not writes:
             return None
         receipts = [write.receipt for write in writes if write.receipt is not None]
-        self._in_flight = Batch(frames, writes, vector, receipts, local)
+        merged = self._merge(writes, frames, local)
+        self._in_flight = Batch(frames, writes, vector, receipts, local, merged)
         return self._in_flight
 
     def _close_local(self) -> tuple[list[Write], Frame | None]:
@@ -277,7 +299,8 @@ class Journal:
         while self._queue:
             write = self._queue[0]
             full = len(changes) + len(write.changes) > MAX_CHANGES or size + write.size > MAX_BYTES
-            if changes and full:
+            # One frame's changes saw the same, so that what it depends on is what they saw.
+            if changes and (full or write.seen is not writes[0].seen):
                 break
             writes.append(self._queue.popleft())
             changes += write.changes
@@ -286,7 +309,8 @@ class Journal:
             return writes, None
         first = self.vector.get(self.origin, 0) + 1
         head = self._heads.get(self.origin, GENESIS)
-        frame = build(self.origin, first, head, changes, self.vector, self.contract_digest)
+        seen, clocks = writes[0].seen or self.seen
+        frame = build(self.origin, first, head, changes, seen, self.contract_digest, clocks)
         return writes, frame
 
     def _admit(self, vector: Vector) -> list[Frame]:
@@ -306,45 +330,40 @@ class Journal:
         self.waiting = {origin: frames for origin, frames in self.waiting.items() if frames}
         return admitted
 
+    def _merge(self, writes: Sequence[Write], frames: list[Frame], local: Frame | None) -> Visible:
+        """What storing a batch will make visible."""
+        merging = Merging(self.committed, self.vector)
+        for frame in frames:
+            if frame is local:
+                steps = [step for write in writes for step in write.steps]
+                merging.local(frame, [(step.before, step.after) for step in steps])
+            else:
+                merging.received(frame)
+        return Visible(merging.changes, frames, merging.conflicts)
+
     def stored(self, batch: Batch) -> Visible:
         """The batch is durable: makes it visible."""
-        visible = Visible({}, batch.frames)
-        for write in batch.writes:
-            for step in write.steps:
-                before = self.committed.get(step.entity)
-                after = step.after if before is step.before else join(before, step.after)
-                self._commit(visible, step.entity, before, after)
+        visible = batch.merged
+        for entity, (_, after) in visible.changes.items():
+            self.committed[entity] = after
+            self._digest.touch(entity)
+        clocks = dict(self.seen.clocks)
         for frame in batch.frames:
             self._heads[frame.origin] = frame.hash
+            clocks[frame.origin] = frame.newest
             for origin, sequence in frame.dependencies.items():
                 if sequence > self.implied.get(origin, 0):
                     self.implied[origin] = sequence
             if frame is batch.local:
                 self._received[frame.origin] = frame.last
                 self._received_heads[frame.origin] = frame.hash
-                continue
-            for change, state in zip(frame.changes, frame.states, strict=True):
-                before = self.committed.get(change.entity)
-                self._commit(visible, change.entity, before, join(before, state))
-            self.clock.receive(frame.newest)
+            else:
+                self.clock.receive(frame.newest)
         self.vector = batch.vector
+        self.seen = Seen(self.vector, clocks)
         self._release(batch.writes, visible)
         self._in_flight = None
         return visible
-
-    def _commit(
-        self,
-        visible: Visible,
-        entity: EntityKey,
-        before: EntityState | None,
-        after: EntityState | None,
-    ) -> None:
-        if after is before or after is None:
-            return
-        self.committed[entity] = after
-        self._digest.touch(entity)
-        first = visible.changes.get(entity)
-        visible.changes[entity] = (first[0] if first else before, after)
 
     def _release(self, writes: Sequence[Write], visible: Visible) -> None:
         for write in writes:
