@@ -98,7 +98,8 @@ def _messages(event: WatchEvent) -> Iterable[feed_pb2.WatchResponse]:
         yield _reach(event.reach)
         yield feed_pb2.WatchResponse(synced=feed_pb2.Synced(vector=vector_to_proto(event.vector)))
     elif isinstance(event, Batch):
-        yield _entities([change.new for change in event.changes])
+        if event.changes:
+            yield _entities([change.new for change in event.changes])
     else:
         yield _reach(event.reach)
 

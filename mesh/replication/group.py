@@ -17,10 +17,13 @@ from isthmus.mesh.v1 import status_pb2
 from isthmus.replication.v1 import frame_pb2
 
 from mesh.contracts.model import Contract
+from mesh.replication import conflicts
 from mesh.replication.committer import Committer
+from mesh.replication.core import etags
 from mesh.replication.core.clocks import Origin, Vector, covers, milliseconds, vector_to_proto
+from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.durable import Durable
-from mesh.replication.core.entities import DELETE, EntityKey
+from mesh.replication.core.entities import DELETE, EntityKey, EntityState
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.journal import Journal, Visible, Write
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
@@ -31,15 +34,18 @@ from mesh.replication.operations import Operations
 from mesh.replication.rendering import Renderer
 from mesh.replication.schema import ClassOf, GroupSchema, generated_class
 from mesh.replication.store import Store
+from mesh.replication.store.conflicts import KEPT as CONFLICTS_KEPT
 from mesh.replication.store.sqlite import SqliteStore
 from mesh.replication.transaction import Transaction
 from mesh.replication.views import (
     Batch,
     ChangeRecord,
+    ConflictView,
     EntityChange,
     Reach,
     ReachChanged,
     Snapshot,
+    Value,
     View,
     WatchEvent,
     WriteContext,
@@ -234,6 +240,44 @@ class Group:
             for row in self._store.history((schema.name, key), HISTORY_KEPT)
         ]
 
+    def etag(self, type: type[Message], key: str) -> bytes | None:
+        """What names this reading of an entity for a later write; None if it does not live.
+
+        `Transaction.set`, `put` and `remove` take it, and change nothing that came since.
+        """
+        state = self._state(type, key)
+        return None if state is None or state.deleted else etags.encode(state)
+
+    def versions(self, type: type[Message], key: str, field: str) -> builtins.list[Value]:
+        """The values of a KEEP_BOTH field that stand; the one that `get` gives comes first.
+
+        More than one is a conflict that nobody has resolved yet: writing the field does.
+        """
+        state = self._state(type, key)
+        schema = self._schema.entity(type.DESCRIPTOR.full_name)
+        return [] if state is None else conflicts.versions(state, schema, field)
+
+    def conflicts(
+        self, type: type[Message] | None = None, key: str = ""
+    ) -> builtins.list[ConflictView]:
+        """What merging decided between concurrent values: of an entity, or of all; newest first.
+
+        `Batch.conflicts` shows them as they come. Of a group the newest thousand are kept.
+        """
+        entity = (
+            None if type is None else (self._schema.entity(type.DESCRIPTOR.full_name).name, key)
+        )
+        return self._conflict_views(self._store.conflicts(entity, CONFLICTS_KEPT))
+
+    def _conflict_views(self, found: Iterable[Conflict]) -> builtins.list[ConflictView]:
+        known = self._schema.entities
+        return [conflicts.view(c, known[c.entity[0]]) for c in found if c.entity[0] in known]
+
+    def _state(self, type: type[Message], key: str) -> EntityState | None:
+        return self.journal.committed.get(
+            (self._schema.entity(type.DESCRIPTOR.full_name).name, key)
+        )
+
     # Writing.
 
     async def write(self, change: Callable[[Transaction], M], context: WriteContext) -> M:
@@ -412,7 +456,7 @@ class Group:
     def _visible(self, visible: Visible) -> None:
         for before, after in visible.changes.values():
             self._entities += (before is None or before.deleted) - after.deleted
-        if self._watchers and visible.changes:
+        if self._watchers and (visible.changes or visible.conflicts):
             changes = tuple(
                 EntityChange(
                     None if before is None else self._views.view(entity, before),
@@ -421,8 +465,9 @@ class Group:
                 for entity, (before, after) in visible.changes.items()
                 if entity[0] in self._schema.entities
             )
+            decided = tuple(self._conflict_views(visible.conflicts))
             for watcher in tuple(self._watchers):
-                watcher.offer(Batch(changes))
+                watcher.offer(Batch(changes, decided))
         for frame in visible.frames:
             self.changes_applied += len(frame.changes)
             if self._on_applied is not None and frame.origin.region != self.region:

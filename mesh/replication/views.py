@@ -86,10 +86,41 @@ class Snapshot:
 
 
 @dataclass(frozen=True)
+class Value:
+    """A value and where and when it was written (milliseconds since 1970).
+
+    `message` is an entity that holds this value alone, without its key. Origin and time are None
+    where the rule keeps neither, as MAX and MIN do.
+    """
+
+    origin: Origin | None
+    time_ms: int | None
+    message: Message
+
+
+@dataclass(frozen=True)
+class ConflictView:
+    """Two values that were written at once, and the rule that decided between them.
+
+    `read` is what readers are given since. Under the rule DELETE it is empty, `field` is the empty
+    string, and `other` holds the fields that a delete ended unseen.
+    """
+
+    type: str
+    key: str
+    generation: int
+    field: str
+    rule: str
+    read: Value
+    other: Value
+
+
+@dataclass(frozen=True)
 class Batch:
-    """Entities that became visible together."""
+    """Entities that became visible together, and the conflicts that were decided with them."""
 
     changes: tuple[EntityChange, ...]
+    conflicts: tuple[ConflictView, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -25,10 +25,12 @@ class Watcher:
         if self._too_slow:
             return
         if isinstance(event, Batch) and self.types is not None:
-            changes = tuple(change for change in event.changes if change.new.type in self.types)
-            if not changes:
-                return
-            event = Batch(changes)
+            event = Batch(
+                tuple(change for change in event.changes if change.new.type in self.types),
+                tuple(conflict for conflict in event.conflicts if conflict.type in self.types),
+            )
+        if isinstance(event, Batch) and not (event.changes or event.conflicts):
+            return
         if self._events.qsize() >= QUEUE_LENGTH:
             self._too_slow = True
             self._events = asyncio.Queue()
