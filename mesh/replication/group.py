@@ -327,6 +327,11 @@ class Group:
         """What whoever reads or wrote here now has seen: for a token."""
         return reduced(self.journal.vector, self.journal.implied)
 
+    def unseen(self, seen: Mapping[Origin, int]) -> Vector:
+        """What of this was seen elsewhere and is not here yet."""
+        vector = self.journal.vector
+        return {o: n for o, n in seen.items() if n > vector.get(o, 0)}
+
     async def wait_for(self, seen: Vector, deadline: float | None) -> None:
         """Waits until what was seen elsewhere is here.
 
@@ -335,11 +340,8 @@ class Group:
         left = None if deadline is None else deadline - self._monotonic()
         if not await self._committing.until(lambda: covers(self.journal.vector, seen), left):
             vector = self.journal.vector
-            behind = {
-                origin: sequence - vector.get(origin, 0)
-                for origin, sequence in seen.items()
-                if sequence > vector.get(origin, 0)
-            }
+            missing = self.unseen(seen).items()
+            behind = {origin: sequence - vector.get(origin, 0) for origin, sequence in missing}
             raise NotYetHere(self.name, self.region, behind)
 
     # Following.

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from mesh.runtime.host import Host, run
     from mesh.runtime.principal import Principal
+    from mesh.runtime.session_tokens import SessionTokens
 
 __all__ = [
     "Aborted",
@@ -41,6 +42,7 @@ __all__ = [
     "Principal",
     "ResourceExhausted",
     "RpcError",
+    "SessionTokens",
     "Unauthenticated",
     "Unavailable",
     "call_context",
@@ -54,6 +56,7 @@ _HOMES = {
     "context": ("call_context", "caller", "own_context"),
     "host": ("Host", "run"),
     "principal": ("Principal",),
+    "session_tokens": ("SessionTokens",),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 

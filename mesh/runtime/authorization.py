@@ -10,24 +10,39 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from mesh.contracts import Contract, exceptions
-from mesh.contracts.model import Callers
+from mesh.contracts.model import Callers, Consistency, Durability
 from mesh.runtime.errors import PermissionDenied
 from mesh.runtime.principal import Principal
 
 
 @dataclass(frozen=True)
 class Rule:
-    """Who may call one method (by its HTTP/2 path), and where that is said."""
+    """What the contract says of one method (by its HTTP/2 path), and where.
+
+    Who may call it, how long an attempt may take (seconds; None: a stream), and what it promises
+    of the group's data.
+    """
 
     path: str
     callers: Callers
     location: str
+    timeout: float | None = None
+    consistency: Consistency = Consistency.EVENTUAL
+    durability: Durability = Durability.REGION
 
 
 def rules(contract: Contract, workload: str) -> Mapping[str, Rule]:
     """The rule of each method that instances of a workload serve, by its path."""
     declared = {
-        method.path: Rule(method.path, method.callers, str(method.location))
+        method.path: Rule(
+            method.path,
+            method.callers,
+            str(method.location),
+            # A sidecar that tries again does not wait for longer.
+            method.retry.per_try if method.retry else method.timeout,
+            method.consistency,
+            method.durability,
+        )
         for service in contract.served_by(workload)
         for method in service.methods
     }

@@ -21,6 +21,8 @@ from typing import TypeVar
 
 import grpc
 
+from mesh.runtime.session_tokens import SessionTokens
+
 R = TypeVar("R")
 
 # Statuses under which another edge may do better.
@@ -57,10 +59,20 @@ class _Kept:
 
 
 class Edges:
-    """A way to the mesh through the first edge that answers. Calls may be made at once."""
+    """A way to the mesh through the first edge that answers. Calls may be made at once.
+
+    One object is one session, unless it shares its `session` with others: what calls have written
+    and read, later ones see, through whichever edge, where the contract of their method says
+    CONSISTENCY_SESSION.
+    """
 
     def __init__(
-        self, addresses: Sequence[str], identity: Path, *, connect_seconds: float = 2.0
+        self,
+        addresses: Sequence[str],
+        identity: Path,
+        *,
+        connect_seconds: float = 2.0,
+        session: SessionTokens | None = None,
     ) -> None:
         if not addresses:
             raise ValueError("at least one edge is needed")
@@ -68,6 +80,7 @@ class Edges:
         self._identity = identity
         self._connect_seconds = connect_seconds
         self._kept: dict[str, _Kept] = {}
+        self._session = session or SessionTokens()
         self._dialling: dict[str, asyncio.Task[_Kept | str]] = {}
 
     async def call(
@@ -164,7 +177,9 @@ class Edges:
 
     async def _dial(self, address: str) -> grpc.aio.Channel | str:
         """A new channel that is connected, or why it is not."""
-        channel = grpc.aio.secure_channel(address, self._credentials(), options=_OPTIONS)
+        channel = grpc.aio.secure_channel(
+            address, self._credentials(), options=_OPTIONS, interceptors=[self._session]
+        )
         try:
             async with asyncio.timeout(self._connect_seconds):
                 failure = await _connected(channel)

@@ -9,16 +9,23 @@ from dataclasses import dataclass
 from google.protobuf.message import Message
 from opentelemetry import trace
 
+from mesh.contracts.model import Durability
 from mesh.replication import WriteContext
 from mesh.runtime.principal import Principal
 
 
 @dataclass(frozen=True)
 class Call:
-    """One call: its full method name (`/package.Service/Method`) and who makes it."""
+    """One call: its full method name (`/package.Service/Method`) and who makes it.
+
+    `durability` is the contract's; `deadline` is when to answer at the latest (seconds of
+    `time.monotonic`; None: a stream).
+    """
 
     method: str
     principal: Principal
+    durability: Durability = Durability.REGION
+    deadline: float | None = None
 
 
 current: ContextVar[Call] = ContextVar("isthmus_call")
@@ -53,6 +60,8 @@ def call_context(request: Message) -> WriteContext:
         request_digest=hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         if request_id
         else b"",
+        durability=call.durability,
+        deadline=call.deadline,
     )
 
 

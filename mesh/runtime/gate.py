@@ -10,7 +10,7 @@ import inspect
 import logging
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from time import perf_counter
+from time import monotonic, perf_counter
 from typing import Any
 
 import grpc
@@ -23,10 +23,15 @@ from mesh.runtime.context import Call, current, trace_parent
 from mesh.runtime.errors import InvalidArgument, Unauthenticated, abort
 from mesh.runtime.logs import redacted
 from mesh.runtime.principal import UNENROLLED, Principal, UntrustedCaller, from_header
+from mesh.runtime.session_tokens import METADATA_KEY
+from mesh.runtime.sessions import Sessions
 from mesh.runtime.values import Validation
 from mesh.runtime.write_errors import typed
 
 HEALTH = "/grpc.health.v1.Health/"
+_ANSWER_SHARE, _ANSWER_SECONDS = 0.1, 0.05
+"""What is kept of a call's time for its answer's way back."""
+
 _log = structlog.get_logger("isthmus.rpc")
 _duration = metrics.get_meter("isthmus").create_histogram(
     "isthmus_rpc_server_duration",
@@ -40,9 +45,15 @@ class Gate(grpc.aio.ServerInterceptor):
     """Admits calls to the methods of one instance."""
 
     def __init__(
-        self, rules: Mapping[str, Rule], workload: str, region: str, trust_domain: str
+        self,
+        rules: Mapping[str, Rule],
+        workload: str,
+        region: str,
+        trust_domain: str,
+        sessions: Sessions,
     ) -> None:
         self._rules = rules
+        self._sessions = sessions
         self._workload = workload
         self._region = region
         self._trust_domain = trust_domain
@@ -64,6 +75,11 @@ class Gate(grpc.aio.ServerInterceptor):
             for key, value in details.invocation_metadata or ()
             if key == "x-forwarded-client-cert"
         )
+        token = b"".join(
+            value
+            for key, value in details.invocation_metadata or ()
+            if key == METADATA_KEY and isinstance(value, bytes)
+        )
         if handler.response_streaming:
             kind = (
                 grpc.stream_stream_rpc_method_handler
@@ -77,15 +93,18 @@ class Gate(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-            behavior = self._answered(handler, details.method, header)
+            behavior = self._answered(handler, details.method, header, token)
         return kind(behavior, handler.request_deserializer, handler.response_serializer)
 
-    def _answered(self, handler: Any, method: str, header: str) -> Callable[..., Any]:
+    def _answered(self, handler: Any, method: str, header: str, token: bytes) -> Callable[..., Any]:
         inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def behavior(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with self._call(method, header, context):
-                return await inner(*self._checked(request, context))
+            async with self._call(method, header, context) as call:
+                seen = await self._sessions.enter(self._rules[method], token, call.deadline)
+                response = await inner(*self._checked(request, context))
+                self._sessions.leave(context, seen)
+                return response
 
         return behavior
 
@@ -127,15 +146,17 @@ class Gate(grpc.aio.ServerInterceptor):
     @asynccontextmanager
     async def _call(
         self, method: str, header: str, context: grpc.aio.ServicerContext[Any, Any]
-    ) -> AsyncIterator[None]:
+    ) -> AsyncIterator[Call]:
         started = perf_counter()
         principal: Principal | None = None
         code = grpc.StatusCode.OK
         try:
             principal = self._admit(method, header)
             # Never reset: each call is a task, and so a context, of its own.
-            current.set(Call(method, principal))
-            yield
+            rule = self._rules[method]
+            call = Call(method, principal, rule.durability, _deadline(rule, context))
+            current.set(call)
+            yield call
             code = _status_code(context.code()) if context.code() else code
         except grpc.aio.AbortError:
             code = _status_code(context.code())
@@ -209,6 +230,15 @@ class _CheckedReads:
         if isinstance(request, Message):
             self._check(request)
         return request
+
+
+def _deadline(rule: Rule, context: grpc.aio.ServicerContext[Any, Any]) -> float | None:
+    """When to answer at the latest, so that the answer comes before the caller's deadline."""
+    if rule.timeout is None:
+        return None
+    left = context.time_remaining()
+    left = rule.timeout if left is None else min(left, rule.timeout)
+    return monotonic() + left - max(left * _ANSWER_SHARE, _ANSWER_SECONDS)
 
 
 def _status_code(code: object) -> grpc.StatusCode:

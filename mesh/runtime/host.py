@@ -35,6 +35,7 @@ from mesh.runtime.authorization import rules
 from mesh.runtime.context import caller
 from mesh.runtime.gate import Gate
 from mesh.runtime.reflection import add_reflection
+from mesh.runtime.sessions import Sessions
 from mesh.runtime.status import StatusService
 from mesh.runtime.telemetry import Telemetry
 from mesh.topology import Topology, TopologyError, load
@@ -74,11 +75,13 @@ class Host:
         self._tasks: dict[asyncio.Task[None], str] = {}
         self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._served: list[str] = []
+        self._sessions = Sessions()
         gate = Gate(
             rules(contract, place.workload),
             place.workload,
             place.region,
             topology.trust_domain,
+            self._sessions,
         )
         self._server = grpc.aio.server(
             interceptors=[*telemetry.server_interceptors(), gate],
@@ -219,6 +222,7 @@ class Host:
             clock=self.clock,
             on_applied=self._telemetry.applied,
         )
+        self._sessions.open(self._group)
         self.add(
             link_pb2_grpc.add_LinkServiceServicer_to_server,
             # The contract lets the same workload of other regions call it, and nobody else.

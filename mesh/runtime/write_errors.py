@@ -6,13 +6,15 @@ from mesh.replication import (
     AlreadyExists as Exists,
 )
 from mesh.replication import (
-    NotFound as Missing,
-)
-from mesh.replication import (
+    DurabilityPending,
+    NotYetHere,
     OriginChanged,
     ReplicationError,
     RequestIdReused,
     WatcherTooSlow,
+)
+from mesh.replication import (
+    NotFound as Missing,
 )
 from mesh.runtime.errors import (
     Aborted,
@@ -56,6 +58,16 @@ def from_replication(error: ReplicationError) -> RpcError:
             return InvalidArgument(text, reason="REQUEST_ID_REUSED")
         case OriginChanged():
             return Aborted(text, reason="ORIGIN_CHANGED")
+        # Aborted, for these two: no sidecar repeats it, and none takes the instance for broken.
+        case DurabilityPending():
+            return Aborted(
+                text,
+                reason="DURABILITY_PENDING",
+                metadata={"durable_in": ",".join(error.holders), "needed": str(error.needed)},
+            )
+        case NotYetHere():
+            behind = {str(origin): str(number) for origin, number in error.behind.items()}
+            return Aborted(text, reason="NOT_YET_HERE", metadata={"group": error.group} | behind)
         case WatcherTooSlow():
             return ResourceExhausted(text, reason="WATCHER_TOO_SLOW")
         case _:

@@ -52,9 +52,15 @@ def encode(token: Token) -> bytes:
 
 
 def decode(data: bytes) -> dict[str, Vector]:
-    """The token of bytes that a client sent. Raises `TokenDamaged`."""
+    """The token of bytes that a client sent; several, one after the other, are merged.
+
+    Raises `TokenDamaged`.
+    """
     try:
         message = token_pb2.Token.FromString(data)
     except DecodeError:
         raise TokenDamaged("it is no token: send back what a response carried, or none") from None
-    return {seen.group: vector_from_proto(seen.vector) for seen in message.groups}
+    result: dict[str, Vector] = {}
+    for seen in message.groups:
+        result = merged(result, {seen.group: vector_from_proto(seen.vector)})
+    return result

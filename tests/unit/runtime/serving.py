@@ -17,6 +17,7 @@ from isthmus.channels.v1.channels_pb2 import CreateChannelRequest, GetChannelReq
 from mesh.contracts.model import Callers, Role
 from mesh.runtime.authorization import Rule
 from mesh.runtime.gate import Gate
+from mesh.runtime.sessions import Sessions
 
 M = TypeVar("M", bound=Message)
 
@@ -87,15 +88,18 @@ async def serving(
     *,
     rules: Mapping[str, Rule] = RULES,
     before: Sequence[Any] = (),
+    sessions: Sessions | None = None,
+    client: Sequence[grpc.aio.ClientInterceptor] = (),
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server that has the gate, as workload `echo` of region `eu`."""
-    server = grpc.aio.server(interceptors=[*before, Gate(rules, "echo", "eu", DOMAIN)])
+    gate = Gate(rules, "echo", "eu", DOMAIN, sessions or Sessions())
+    server = grpc.aio.server(interceptors=[*before, gate])
     server.add_generic_rpc_handlers((handlers(servicer),))
     socket = folder / "app.sock"
     server.add_insecure_port(f"unix:{socket}")
     await server.start()
     try:
-        async with grpc.aio.insecure_channel(f"unix:{socket}") as channel:
+        async with grpc.aio.insecure_channel(f"unix:{socket}", interceptors=client) as channel:
             yield channel
     finally:
         await server.stop(0)
