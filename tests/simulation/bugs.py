@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from mesh.replication.core import cells, entities, frames, journal, links
+from mesh.replication.core import cells, entities, frames, journal, links, tokens
 from mesh.replication.core.clocks import COUNTER_BITS, HybridClock, Origin
 from mesh.replication.core.entities import EntityState
 from mesh.replication.core.journal import Batch, Journal
@@ -250,6 +250,17 @@ def a_sender_skips_what_it_has_not_read() -> Iterator[None]:
         return real(disk, origin, sequence, most)[-1:]
 
     with _replaced(Disk, "after", after):
+        yield
+
+
+@_bug
+def tokens_name_too_little() -> Iterator[None]:
+    real = tokens.reduced
+
+    def reduced(vector: Any, implied: Any) -> Any:
+        return dict(sorted(real(vector, implied).items())[:1])
+
+    with _replaced(tokens, "reduced", reduced):
         yield
 
 

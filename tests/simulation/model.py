@@ -8,11 +8,12 @@ first come to light, and no position may ever stand for two.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from mesh.replication.core.clocks import Origin
+from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.frames import Frame
 
 _UNSET: Mapping[str, Any] = {"title": "", "profile.width": 0, "profile.height": 0}
@@ -62,6 +63,8 @@ class Model:
         self.held = {region: Held() for region in regions}
         self.acknowledged = 0
         self.refused = 0
+        self.tokens: deque[tuple[Vector, int, str]] = deque(maxlen=16)
+        """What readers took along: a token, the writes that they had seen, and where."""
         self._writes: list[Planned] = []
         self._by_key: dict[str, int] = {}
         self._numbers: dict[tuple[Origin, int], int] = {}
@@ -146,6 +149,7 @@ class Model:
                     writes |= 1 << number
         self._numbers = {at: number for at, number in self._numbers.items() if at in left}
         self.acknowledged &= writes
+        self.tokens.clear()
 
     def same_digest(self, region: str, digest: bytes) -> None:
         """Whoever shows the same writes has the same digest, at any time."""

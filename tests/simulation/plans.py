@@ -156,7 +156,9 @@ def _backup(random: Random, names: list[str]) -> list[str]:
     name = random.choice(names)
     if random.random() < 0.5:
         return [f"{random.choice(('backup', 'restore'))} {name}"]
+    other = random.choice([each for each in names if each != name])
     between = [
+        *([f"slow {other} {random.choice((20, 200))}"] if random.random() < 0.4 else ()),
         _write(random, name),
         *_maybe_wait(random),
         *(_partition(random, names) if random.random() < 0.3 else ()),

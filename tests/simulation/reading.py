@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from isthmus.channels.v1 import channel_pb2
 
+from mesh.replication.core import tokens
+from mesh.replication.core.clocks import covers
 from tests.simulation.model import Model, Violation
 
 if TYPE_CHECKING:
@@ -18,6 +20,17 @@ def check_reads(model: Model, region: Region) -> None:
     for key in model.all_keys():
         check_entity(model, f"{region.name} reads", key, seen, region.get(key))
     model.same_digest(region.name, region.digest())
+    _check_tokens(model, region)
+
+
+def _check_tokens(model: Model, region: Region) -> None:
+    """Where a token is satisfied, all is seen that its holder saw; the reader gets one too."""
+    vector = region.journal.vector
+    seen = model.held[region.name].writes
+    for token, held, reader in model.tokens:
+        if held & ~seen and covers(vector, token):
+            raise Violation(f"{region.name} satisfies the token of a reader in {reader}, with less")
+    model.tokens.append((tokens.reduced(vector, region.journal.implied), seen, region.name))
 
 
 def check_entity(

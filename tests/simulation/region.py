@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 EPOCH_MS = 1_700_000_000_000
 TICK_MS = 500
+LARGEST_WRITE = 3
 FLUSH_PIECE = 1
 FLUSH_MS = 2
 RETRY_MS = 1000
@@ -240,7 +241,7 @@ class Region:
             len(frame.changes) for frames in self.journal.waiting.values() for frame in frames
         )
         streams = sum(len(follower.streams) for follower in self.followers.values())
-        most = 2 * (streams + len(self.peers)) * links.WINDOW_CHANGES
+        most = streams * len(self.peers) * (links.WINDOW_CHANGES + LARGEST_WRITE)
         if waiting > most:
             raise Violation(f"{self.name} holds {waiting} changes that wait, beyond {most}")
 

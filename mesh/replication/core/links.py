@@ -29,7 +29,8 @@ from mesh.replication.core.journal import Journal, Write
 HEARTBEAT_MS = 1000
 WINDOW_BYTES = 8 << 20
 WINDOW_CHANGES = 1 << 16
-"""How much a receiver takes on one link before it has merged it durably."""
+"""How much a receiver takes on one link before it has merged it durably: for the peer's changes, and
+once more for each region that the peer relays."""
 
 _READ_BYTES = 2 << 20
 
@@ -115,6 +116,9 @@ class Receiver:
         self._view = view
         self._greeted = False
         self._owed: deque[tuple[Origin, int, int, int]] = deque()
+        # Granted, and not merged yet: what is on its way, and what is owed.
+        self._bytes = 0
+        self._changes = 0
         self._acknowledged: Vector | None = None
         self._wanted: frozenset[str] = frozenset()
         # All that was ever wanted on this stream: frames may be under way when it changes.
@@ -130,24 +134,32 @@ class Receiver:
         self._wanted = self._asked = frozenset(regions)
         return [
             link_pb2.FollowRequest(hello=hello(self._journal, self._group, self._wanted)),
-            _credit(WINDOW_BYTES, WINDOW_CHANGES),
+            *self._grant(),
         ]
 
     def want(self, regions: Iterable[str]) -> list[link_pb2.FollowRequest]:
         """Asks for other regions' changes from now on.
 
-        More regions come with more credit: what was sent may wait for just their changes.
+        More regions come with more credit: what was sent may wait for just their changes. With
+        fewer, that much is not granted again.
         """
         wanted = frozenset(regions)
         if wanted == self._wanted:
             return []
-        more = wanted - self._wanted
         self._wanted = wanted
         self._asked |= wanted
-        messages = [link_pb2.FollowRequest(want=link_pb2.Want(regions=sorted(wanted)))]
-        if more:
-            messages.append(_credit(WINDOW_BYTES, WINDOW_CHANGES))
-        return messages
+        want = link_pb2.FollowRequest(want=link_pb2.Want(regions=sorted(wanted)))
+        return [want, *self._grant()]
+
+    def _grant(self) -> list[link_pb2.FollowRequest]:
+        windows = 1 + len(self._wanted - {self._peer, self._journal.region})
+        size = max(0, windows * WINDOW_BYTES - self._bytes)
+        changes = max(0, windows * WINDOW_CHANGES - self._changes)
+        if not size and not changes:
+            return []
+        self._bytes += size
+        self._changes += changes
+        return [_credit(size, changes)]
 
     def on_message(self, message: link_pb2.FollowResponse, now_ms: int) -> list[Write]:
         """Takes a message in. Returns local writes that are lost by it, to be refused.
@@ -195,12 +207,11 @@ class Receiver:
     def settle(self) -> list[link_pb2.FollowRequest]:
         """After a commit: acknowledges what is durable, and grants what it freed."""
         vector = self._journal.vector
-        size = changes = 0
         kept: deque[tuple[Origin, int, int, int]] = deque()
         for owed in self._owed:
             if vector.get(owed[0], 0) >= owed[1]:
-                size += owed[2]
-                changes += owed[3]
+                self._bytes -= owed[2]
+                self._changes -= owed[3]
             else:
                 kept.append(owed)
         self._owed = kept
@@ -215,9 +226,7 @@ class Receiver:
                     )
                 )
             )
-        if size:
-            messages.append(_credit(size, changes))
-        return messages
+        return messages + self._grant()
 
 
 class Sender:

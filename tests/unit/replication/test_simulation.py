@@ -6,10 +6,13 @@ import hashlib
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from mesh.replication.core import links
 from mesh.replication.core.errors import ReplicationError
 from tests.simulation.bugs import BUGS
 from tests.simulation.model import Violation
@@ -17,7 +20,7 @@ from tests.simulation.plans import plan
 from tests.simulation.shrink import failure, shrink
 from tests.simulation.steps import Failure, StepError, play
 
-SAMPLE = 80
+SAMPLE = 60
 ENOUGH_SEEDS = 200
 """Each known bug shows within so many."""
 
@@ -100,6 +103,41 @@ def test_failures_are_made_short_and_name_their_line() -> None:
     assert found is not None and len(short) < 12
     assert str(found).startswith(f"line {found.number}: {short[found.number - 1]}: Violation")
     assert failure(short) is None
+
+
+@pytest.fixture
+def narrow() -> Iterator[None]:
+    """Links that take four changes at a time."""
+    with patch.object(links, "WINDOW_CHANGES", 4):
+        yield
+
+
+@pytest.mark.usefixtures("narrow")
+def test_worlds_keep_all_promises_over_narrow_links() -> None:
+    for seed in range(1000, 1020):
+        found = failure(plan(seed, most_regions=4))
+        assert found is None, f"seed {seed}: {found}"
+
+
+@pytest.mark.usefixtures("narrow")
+def test_a_path_that_flaps_does_not_make_a_link_take_ever_more() -> None:
+    flaps = ["partition eu us", "wait 4000", "heal", "wait 6000"] * 12
+    writes = ["increment ap c1 takeovers=1", "wait 10"] * 40
+    play(
+        [
+            "regions ap eu us",
+            "create ap c1 title=a",
+            "wait 1000",
+            *flaps,
+            "full us",
+            "increment us c1 takeovers=1",
+            *writes,
+            "wait 900",
+            "room us",
+            "settle",
+            "check c1 takeovers=40",
+        ]
+    )
 
 
 def test_lines_that_mean_nothing_are_refused() -> None:
