@@ -29,8 +29,10 @@ from mesh.replication.core.journal import Journal, Write
 HEARTBEAT_MS = 1000
 WINDOW_BYTES = 8 << 20
 WINDOW_CHANGES = 1 << 16
-"""How much a receiver takes on one link before it has merged it durably: for the peer's changes, and
-once more for each region that the peer relays."""
+"""How much a receiver takes on one link before it has merged it durably.
+
+So much for the peer's own changes, and once more for each region that the peer relays.
+"""
 
 _READ_BYTES = 2 << 20
 
