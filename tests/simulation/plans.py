@@ -20,7 +20,7 @@ def plan(seed: int, most_regions: int = 100) -> list[str]:
     random = Random(f"isthmus {seed}")  # noqa: S311 # repeatable on purpose
     names = [f"r{n}" for n in range(min(most_regions, _regions(random)))]
     faults = [fault for fault in FAULTS if random.random() < 0.25]
-    steps = random.randint(10, 60)
+    steps = random.randint(10, 60) if len(names) < 20 else 800 // len(names)
     lines = ["regions " + " ".join(names)]
     lines += [f"create {random.choice(names)} {KEYS[0]},{KEYS[1]} title=w0 labels=x", "wait 30"]
     for _ in range(steps):
