@@ -161,6 +161,7 @@ def _fields(
                     if merge is Merge.MESSAGE
                     else ()
                 ),
+                at_least=item.contract.at_least if item.contract.HasField("at_least") else None,
                 type=item.type,
                 repeated=item.repeated,
             )
@@ -219,6 +220,7 @@ def _field_terms(field: Field) -> Mapping[str, Any]:
         "repeated": field.repeated,
         "merge": field.merge.value,
         "order_by": list(field.order_by),
+        "at_least": field.at_least,
         "fields": [_field_terms(inner) for inner in field.fields],
     }
 

@@ -155,7 +155,8 @@ class Field:
     """A replicated field.
 
     `path` holds the field numbers from the entity down; `order_by` the paths, inside the field's
-    message, of the fields that order a MAX or MIN. `fields` is filled for MESSAGE only. `type` is
+    message, of the fields that order a MAX or MIN; `at_least` is what a BOUNDED_COUNTER never falls
+    below. `fields` is filled for MESSAGE only. `type` is
     the full name of its message or enum, or a scalar's keyword such as `int64`.
     """
 
@@ -165,6 +166,7 @@ class Field:
     merge: Merge
     order_by: tuple[str, ...] = ()
     fields: tuple[Field, ...] = ()
+    at_least: int | None = None
     type: str = ""
     repeated: bool = False
 

@@ -93,13 +93,14 @@ ROWS: Mapping[str, Row] = {
     "FieldContract.merge": _enforced(_MERGE),
     "FieldContract.scope": _enforced("only SCOPE_GLOBAL, which is the default"),
     "FieldContract.order_by": _enforced(_MERGE),
+    "FieldContract.at_least": _enforced("replication: a write that would pass it is refused"),
     "Merge.MERGE_UNSPECIFIED": _refused("rule `MERGE_RULE_MISSING`"),
     "Merge.MERGE_LATEST": _enforced(_MERGE),
     "Merge.MERGE_FIRST": _enforced(_MERGE),
     "Merge.MERGE_MAX": _enforced(_MERGE),
     "Merge.MERGE_MIN": _enforced(_MERGE),
     "Merge.MERGE_COUNTER": _enforced(_MERGE),
-    "Merge.MERGE_BOUNDED_COUNTER": _NOT_YET,
+    "Merge.MERGE_BOUNDED_COUNTER": _enforced(_MERGE),
     "Merge.MERGE_SET": _enforced(_MERGE),
     "Merge.MERGE_MAP": _enforced(_MERGE),
     "Merge.MERGE_MESSAGE": _enforced(_MERGE),
@@ -113,7 +114,6 @@ INSTEAD: Mapping[str, str] = {
     "MethodContract.rate_limit": "leave rate_limit out",
     "Locality.LOCALITY_HOME": "write LOCALITY_NEAREST or LOCALITY_LOCAL",
     "Home.HOME_ONE_REGION": "leave home out, or write HOME_ANY_REGION",
-    "Merge.MERGE_BOUNDED_COUNTER": "write MERGE_COUNTER and check the bound when reading",
     "Scope.SCOPE_HOME_REGION": "leave scope out, and keep such values out of the entity",
 }
 """For each option or value that is not supported yet: what to write today."""

@@ -3,6 +3,7 @@
 from mesh.replication.core.clocks import Origin
 from mesh.replication.errors import (
     AlreadyExists,
+    BelowBound,
     DurabilityPending,
     EtagDamaged,
     GroupClosed,
@@ -12,6 +13,7 @@ from mesh.replication.errors import (
     OriginChanged,
     ReplicationError,
     RequestIdReused,
+    RightsShort,
     StoreError,
     StoreFull,
     TokenDamaged,
@@ -42,6 +44,7 @@ __all__ = [
     "AlreadyExists",
     "Applied",
     "Batch",
+    "BelowBound",
     "ChangeRecord",
     "ConflictView",
     "DurabilityPending",
@@ -61,6 +64,7 @@ __all__ = [
     "ReachChanged",
     "ReplicationError",
     "RequestIdReused",
+    "RightsShort",
     "Snapshot",
     "StoreError",
     "StoreFull",

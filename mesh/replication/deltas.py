@@ -10,6 +10,8 @@ from google.protobuf.message import Message
 from mesh.replication.core import cells
 from mesh.replication.core.cells import Read, State
 from mesh.replication.core.clocks import Origin
+from mesh.replication.core.rules import escrow
+from mesh.replication.errors import BelowBound
 from mesh.replication.schema import FieldSchema
 from mesh.replication.views import MessageClass
 
@@ -18,8 +20,13 @@ SETTABLE = (cells.LATEST, cells.FIRST, cells.MAX, cells.MIN, cells.KEEP_BOTH)
 
 
 def of_create(each: FieldSchema, message: Message, origin: Origin) -> bytes | None:
-    """The delta by which a new entity has a field; None if the field is not set."""
+    """The delta by which a new entity has a field; None if the field is not set.
+
+    Raises `BelowBound`.
+    """
     value = each.value(message)
+    if each.rule == cells.BOUNDED_COUNTER:
+        return _begin(each, message, origin)
     if not value:
         return None
     here = getattr(each.parent(message), each.names[-1])
@@ -32,6 +39,14 @@ def of_create(each: FieldSchema, message: Message, origin: Origin) -> bytes | No
             return cells.Counter.delta(None, origin, here)
         case _:
             return of_set(each, message, None, origin, None, named=True)
+
+
+def _begin(each: FieldSchema, message: Message, origin: Origin) -> bytes | None:
+    count = getattr(each.parent(message), each.names[-1])
+    if count < each.at_least:
+        raise BelowBound(f"{each} begins at {count}, and its bound is {each.at_least}")
+    rows = escrow.begun(origin, count, each.at_least)
+    return cells.escrow.encode(rows) if rows else None
 
 
 def of_set(

@@ -6,6 +6,9 @@
     │   ├── NotFound               a change of an entity that does not live
     │   ├── NotReplicated          no such entity, field or rule in the group's contract
     │   ├── RequestIdReused        a request id came back with another request
+    │   ├── OperationUnknown       a request was done before, and its result cannot be told
+    │   ├── RightsShort            a bounded counter cannot give as much here now
+    │   ├── BelowBound             a bounded counter would begin below its bound
     │   ├── WriteTooLarge          one write does not fit a frame
     │   ├── OriginChanged          the region took a new incarnation under the write: try again
     │   ├── WriteNotStored         the store could not take it
@@ -33,19 +36,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mesh.replication.core.clocks import Origin
+from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import EtagDamaged, ReplicationError, TokenDamaged
 
 __all__ = [
     "AlreadyExists",
+    "BelowBound",
     "DurabilityPending",
     "EtagDamaged",
     "GroupClosed",
     "NotFound",
     "NotReplicated",
     "NotYetHere",
+    "OperationUnknown",
     "OriginChanged",
     "ReplicationError",
     "RequestIdReused",
+    "RightsShort",
     "SchemaError",
     "StoreBroken",
     "StoreCorrupt",
@@ -80,6 +87,43 @@ class NotReplicated(WriteError):
 
 class RequestIdReused(WriteError):
     """A request id came back with another request: repeat a request unchanged, or take a new id."""
+
+
+class BelowBound(WriteError):
+    """A bounded counter would begin below its bound."""
+
+
+class RightsShort(WriteError):
+    """A bounded counter's rights here are fewer than `asked`; other regions may hand over more.
+
+    `here` is what may be taken here now, `elsewhere` what each other region may take, as far as is
+    known here. The group asks those that it hears for what is missing: a later attempt may work.
+    """
+
+    def __init__(
+        self,
+        entity: EntityKey,
+        field: str,
+        asked: int,
+        here: int,
+        region: str,
+        rights: Mapping[str, int],
+    ) -> None:
+        elsewhere = {name: held for name, held in rights.items() if name != region and held > 0}
+        listed = ", ".join(f"{held} in {name}" for name, held in elsewhere.items()) or "none"
+        self.entity = entity
+        self.field = field
+        self.asked = asked
+        self.here = here
+        self.elsewhere = elsewhere
+        super().__init__(
+            f"{field} of {entity[0]} {entity[1]!r}: {region} may take {here} now, "
+            f"and {asked} were asked for; elsewhere there are {listed}"
+        )
+
+
+class OperationUnknown(WriteError):
+    """The request was done before, and its result cannot be told here: ask another region."""
 
 
 class WriteTooLarge(WriteError):

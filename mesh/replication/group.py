@@ -28,10 +28,11 @@ from mesh.replication.core.frames import Frame
 from mesh.replication.core.journal import Journal, Visible, Write
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
 from mesh.replication.core.tokens import reduced
-from mesh.replication.errors import DurabilityPending, NotYetHere
+from mesh.replication.errors import DurabilityPending, NotYetHere, RightsShort
 from mesh.replication.links import Dial, Links
 from mesh.replication.operations import Operations
 from mesh.replication.rendering import Renderer
+from mesh.replication.rights import Rights
 from mesh.replication.schema import ClassOf, GroupSchema, generated_class
 from mesh.replication.store import Store
 from mesh.replication.store.conflicts import KEPT as CONFLICTS_KEPT
@@ -126,6 +127,7 @@ class Group:
         self._operations = Operations(store)
         self._committer = Committer(name, journal, store, unflushed, self._visible)
         self._links = Links(self)
+        self._rights = Rights(journal, schema, self._submit)
         self._tick: asyncio.Task[None] | None = None
         self._entities = sum(not state.deleted for state in journal.committed.values())
         self._thread = threading.get_ident()
@@ -299,7 +301,12 @@ class Group:
         self._committer.check_open()
         self.journal.begin_write(now_ms)
         transaction = Transaction(self.journal, self._schema, context, now_ms)
-        result = change(transaction)
+        try:
+            result = change(transaction)
+        except RightsShort as short:
+            reach = self.reach()
+            self._rights.ask(short, {name for name in reach if reach[name].reachable}, context)
+            raise
         receipt = self._operations.receipt(context, result, now_ms)
         write = transaction.finish(receipt)
         if not write.changes and receipt is None and self.journal.quiet:
@@ -310,6 +317,11 @@ class Group:
         self.writes_accepted += 1
         await self._reach_durability(position, context)
         return result
+
+    def _submit(self, change: Callable[[Transaction], None], context: WriteContext) -> None:
+        transaction = Transaction(self.journal, self._schema, context, self.now_ms())
+        change(transaction)
+        self._committer.submit(transaction.finish(None))
 
     async def _reach_durability(self, position: Vector, context: WriteContext) -> None:
         needed = context.durability.of(self._durable.regions)
@@ -476,6 +488,12 @@ class Group:
                 self._on_applied(self._applied(frame))
         self._links.committed()
         self._committing.look()
+        self._rights.look(visible.changes)
+        self._hand_over()
+
+    def _hand_over(self) -> None:
+        if not self.left:
+            self._rights.hand_over()
 
     def _applied(self, frame: Frame) -> Applied:
         return Applied(
@@ -494,6 +512,7 @@ class Group:
             await asyncio.sleep(_TICK_SECONDS)
             if tick % _TICKS_OF_STATUS == 0:
                 self.status()
+            self._hand_over()
             reach = self.reach()
             reachable = {region: each.reachable for region, each in reach.items()}
             if reachable != self._reachable:

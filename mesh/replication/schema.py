@@ -29,6 +29,7 @@ _MERGED = {
     Merge.MAX: cells.MAX,
     Merge.MIN: cells.MIN,
     Merge.COUNTER: cells.COUNTER,
+    Merge.BOUNDED_COUNTER: cells.BOUNDED_COUNTER,
     Merge.SET: cells.SET,
     Merge.MAP: cells.MAP,
     Merge.KEEP_BOTH: cells.KEEP_BOTH,
@@ -62,6 +63,7 @@ class FieldSchema:
     rule: int
     descriptor: FieldDescriptor
     order_by: tuple[str, ...]
+    at_least: int
 
     def __str__(self) -> str:
         return f"{self.entity}.{'.'.join(self.names)}"
@@ -164,6 +166,7 @@ class EntitySchema:
         self._key_tag = tag(entity.key_number, LENGTH)
         self.fields = {".".join(f.names): f for f in _flatten(entity, message_class)}
         self.rules = {field.path: field.rule for field in self.fields.values()}
+        self.bounded = [f for f in self.fields.values() if f.rule == cells.BOUNDED_COUNTER]
         self._names = {field.path: name for name, field in self.fields.items()}
 
     def key_of(self, message: Message) -> str:
@@ -245,13 +248,15 @@ def _flatten(entity: Entity, message_class: MessageClass) -> Iterator[FieldSchem
                 raise SchemaError(f"{where}: MERGE_{field.merge.name} is not supported yet")
             _check(where, rule, found)
             path = b"".join(map(varint, field.path))
-            yield FieldSchema(entity.name, here, path, rule, found, field.order_by)
+            yield FieldSchema(
+                entity.name, here, path, rule, found, field.order_by, field.at_least or 0
+            )
 
     yield from walk(entity.fields, message_class.DESCRIPTOR, ())
 
 
 def _check(where: str, rule: int, field: FieldDescriptor) -> None:
-    if rule == cells.COUNTER and field.type not in (
+    if rule in (cells.COUNTER, cells.BOUNDED_COUNTER) and field.type not in (
         FieldDescriptor.TYPE_INT64,
         FieldDescriptor.TYPE_INT32,
     ):

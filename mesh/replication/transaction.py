@@ -14,7 +14,14 @@ from mesh.replication.core.cells import Stamp
 from mesh.replication.core.entities import DELETE, UPSERT, CellKey, Change, EntityKey, EntityState
 from mesh.replication.core.frames import MAX_WRITE
 from mesh.replication.core.journal import Journal, Receipt, Step, Write
-from mesh.replication.errors import AlreadyExists, NotFound, NotReplicated, WriteTooLarge
+from mesh.replication.core.rules import escrow
+from mesh.replication.errors import (
+    AlreadyExists,
+    NotFound,
+    NotReplicated,
+    RightsShort,
+    WriteTooLarge,
+)
 from mesh.replication.rendering import render
 from mesh.replication.schema import EntitySchema, FieldSchema, GroupSchema
 from mesh.replication.views import WriteContext
@@ -22,7 +29,7 @@ from mesh.replication.views import WriteContext
 M = TypeVar("M", bound=Message)
 
 _CHANGE_OVERHEAD = 64
-_WITH_DOTS = (cells.SET, cells.MAP, cells.KEEP_BOTH)
+_IN_PARTS = (cells.SET, cells.MAP, cells.KEEP_BOTH, cells.BOUNDED_COUNTER)
 
 
 @dataclass
@@ -181,15 +188,56 @@ class Transaction:
             self._amend((schema.name, key), state, {cell_key: delta})
 
     def increment(self, type: type[Message], key: str, field: str, by: int = 1) -> None:
-        """Adds to a COUNTER; `by` may be negative. Raises `NotFound` and `NotReplicated`."""
+        """Adds to a COUNTER or BOUNDED_COUNTER; `by` may be negative.
+
+        Raises `NotFound` and `NotReplicated`; `RightsShort` if so much cannot be taken here now.
+        """
         schema = self._of(type)
-        each = schema.field(field, cells.COUNTER)
+        each = schema.field(field, cells.COUNTER, cells.BOUNDED_COUNTER)
         entity = (schema.name, key)
         state = self._living(entity)
-        if by:
-            cell = state.cells.get((each.path, each.rule))
+        if not by:
+            return
+        cell = state.cells.get((each.path, each.rule))
+        if each.rule == cells.COUNTER:
             delta = cells.Counter.delta(cell, self._journal.origin, by)
             self._amend(entity, state, {(each.path, each.rule): delta})
+            return
+        rows = cell or {}
+        if by > 0:
+            changed: escrow.Rows | None = escrow.added(rows, self._journal.origin, by)
+        else:
+            changed = escrow.taken(rows, self._journal.origin, -by, self._journal.former)
+        if changed is None:
+            lives = (self._journal.origin, *self._journal.former)
+            here = sum(escrow.rights(rows, life) for life in lives)
+            raise RightsShort(entity, field, -by, here, self.region, escrow.by_region(rows))
+        self._amend_rows(entity, state, each, changed)
+
+    def ask(self, type: type[Message], key: str, field: str, amounts: Mapping[str, int]) -> None:
+        """Asks regions to hand over rights of a BOUNDED_COUNTER; they do when they hear of it.
+
+        Raises `NotFound` and `NotReplicated`.
+        """
+        schema = self._of(type)
+        each = schema.field(field, cells.BOUNDED_COUNTER)
+        entity = (schema.name, key)
+        state = self._living(entity)
+        rows = state.cells.get((each.path, each.rule), {})
+        changed = escrow.asking(rows, self._journal.origin, amounts)
+        self._amend_rows(entity, state, each, changed)
+
+    def hand_over(self, type: type[Message], key: str) -> None:
+        """Gives, as far as they are here, the rights that other regions asked this one for."""
+        schema = self._of(type)
+        entity = (schema.name, key)
+        for each in schema.bounded:
+            state = self._look(entity)
+            if state is None or state.deleted:
+                return
+            rows = state.cells.get((each.path, each.rule), {})
+            changed = escrow.answering(rows, self._journal.origin, self._journal.former)
+            self._amend_rows(entity, state, each, changed)
 
     def delete(self, type: type[Message], key: str) -> None:
         """Ends an entity that lives; creating it again starts afresh. Raises `NotFound`."""
@@ -213,6 +261,8 @@ class Transaction:
             size += sum(len(path) + len(delta) + 8 for path, _, delta in change.cells)
             if draft.after is not None:
                 steps.append(Step(draft.entity, draft.before, draft.after))
+        if receipt is not None:
+            size += len(receipt.response) + len(receipt.digest)
         if size > MAX_WRITE:
             raise WriteTooLarge(
                 f"one write of {size} bytes is beyond {MAX_WRITE}: split it into several"
@@ -230,12 +280,18 @@ class Transaction:
             else:
                 yield schema.field(path, *settable)
 
+    def _amend_rows(
+        self, entity: EntityKey, state: EntityState, each: FieldSchema, rows: escrow.Rows
+    ) -> None:
+        if rows:
+            self._amend(entity, state, {(each.path, each.rule): cells.escrow.encode(rows)})
+
     def _amend(self, entity: EntityKey, state: EntityState, written: dict[CellKey, bytes]) -> None:
         if not written:
             return
         draft = self._latest.get(entity)
-        # A later delta stands for the earlier one as well, except one that names dots.
-        if draft is None or any(key in draft.cells and key[1] in _WITH_DOTS for key in written):
+        # A later delta stands for the earlier one as well, except where deltas are parts.
+        if draft is None or any(key in draft.cells and key[1] in _IN_PARTS for key in written):
             draft = self._draft(entity, state.generation, UPSERT, state)
         draft.cells.update(written)
         self._apply(draft)

@@ -6,11 +6,14 @@ from mesh.replication import (
     AlreadyExists as Exists,
 )
 from mesh.replication import (
+    BelowBound,
     DurabilityPending,
+    EtagDamaged,
     NotYetHere,
     OriginChanged,
     ReplicationError,
     RequestIdReused,
+    RightsShort,
     WatcherTooSlow,
 )
 from mesh.replication import (
@@ -68,6 +71,18 @@ def from_replication(error: ReplicationError) -> RpcError:
         case NotYetHere():
             behind = {str(origin): str(number) for origin, number in error.behind.items()}
             return Aborted(text, reason="NOT_YET_HERE", metadata={"group": error.group} | behind)
+        case EtagDamaged():
+            return InvalidArgument(text, reason="ETAG_DAMAGED")
+        case BelowBound():
+            return InvalidArgument(text, reason="BELOW_BOUND")
+        case RightsShort():
+            elsewhere = {region: str(held) for region, held in error.elsewhere.items()}
+            # Aborted as well: the rest was asked for, and a later attempt may have it.
+            return Aborted(
+                text,
+                reason="RIGHTS_SHORT",
+                metadata={"asked": str(error.asked), "here": str(error.here)} | elsewhere,
+            )
         case WatcherTooSlow():
             return ResourceExhausted(text, reason="WATCHER_TOO_SLOW")
         case _:

@@ -77,6 +77,7 @@ ENTITY = Entity(
         _field("most", 4, Merge.MAX),
         _field("least", 5, Merge.MIN),
         _field("count", 6, Merge.COUNTER),
+        Field("stock", 7, (7,), Merge.BOUNDED_COUNTER, at_least=0),
         _field("labels", 8, Merge.SET),
         _field("tags", 9, Merge.MAP),
         _field("note", 10, Merge.KEEP_BOTH),

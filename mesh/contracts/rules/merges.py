@@ -13,6 +13,8 @@ from mesh.contracts.schema import FIELD, FieldNode, MessageNode, Schema
 
 _MERGE = options_pb2.FieldContract.MERGE_FIELD_NUMBER
 _ORDER_BY = options_pb2.FieldContract.ORDER_BY_FIELD_NUMBER
+_AT_LEAST = options_pb2.FieldContract.AT_LEAST_FIELD_NUMBER
+_COUNTERS = (options_pb2.MERGE_COUNTER, options_pb2.MERGE_BOUNDED_COUNTER)
 _ORDERED = (options_pb2.MERGE_MAX, options_pb2.MERGE_MIN)
 
 _Type = descriptor_pb2.FieldDescriptorProto
@@ -27,14 +29,33 @@ def _with_merge(subject: Subject, *rules: int) -> Iterator[FieldNode]:
 
 
 def _counter(subject: Subject) -> Iterator[Problem]:
-    for field in _with_merge(subject, options_pb2.MERGE_COUNTER):
+    for field in _with_merge(subject, *_COUNTERS):
         plain = not field.repeated and not field.proto.proto3_optional
         if field.proto.type != _Type.TYPE_INT64 or not plain:
             yield Problem(
                 field.source.at(FIELD, _MERGE),
-                f"{field.full_name}: MERGE_COUNTER adds up increments of an int64, "
+                f"{field.full_name}: a counter adds up increments of an int64, "
                 f"and this is {_described(field)}",
                 f"write `int64 {field.name} = {field.proto.number}`, or another rule",
+            )
+
+
+def _bound(subject: Subject) -> Iterator[Problem]:
+    for field in replicated(subject.schema):
+        if field.contract is None:
+            continue
+        bounded = field.contract.merge == options_pb2.MERGE_BOUNDED_COUNTER
+        if bounded and (not field.contract.HasField("at_least") or field.contract.at_least < 0):
+            yield Problem(
+                field.source.at(FIELD, _AT_LEAST),
+                f"{field.full_name}: MERGE_BOUNDED_COUNTER needs a bound of 0 or more",
+                "write at_least: 0, and count what is left rather than what was taken",
+            )
+        elif field.contract.HasField("at_least") and not bounded:
+            yield Problem(
+                field.source.at(FIELD, _AT_LEAST),
+                f"{field.full_name}: at_least bounds a MERGE_BOUNDED_COUNTER alone",
+                "leave at_least out, or write merge: MERGE_BOUNDED_COUNTER",
             )
 
 
@@ -180,6 +201,7 @@ def _described(field: FieldNode) -> str:
 
 RULES = (
     Rule("MERGE_COUNTER_TYPE", "A counter is an int64.", _counter),
+    Rule("MERGE_BOUND", "A bounded counter has a bound, and nothing else has.", _bound),
     Rule("MERGE_SET_TYPE", "A set is a repeated scalar without floats.", _set),
     Rule("MERGE_ORDER_TYPE", "What is ordered has a total order.", _ordered),
     Rule("MERGE_MIN_UNSET", "What nobody set is not the least value.", _least),

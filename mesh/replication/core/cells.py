@@ -13,6 +13,7 @@ FIRST      the same: the least wins
 MAX        (rank, value): the highest wins; ranks compare as bytes
 MIN        the same: the least wins
 COUNTER    {origin: (incremented, decremented)}: running totals, the highest of each
+BOUNDED_COUNTER  {origin: row of running totals}, the highest of each: see `rules.escrow`
 SET        ({dot: element}, {origin: highest}, dots): additions win over concurrent removals
 MAP        ({dot: (clock, entry)}, {origin: highest}, dots): the same, for each key of the map
 KEEP_BOTH  ({dot: (clock, value)}, {origin: highest}, dots): concurrent values all stay
@@ -28,6 +29,7 @@ from typing import Final
 
 from mesh.replication.core.rules.counter import Counter
 from mesh.replication.core.rules.dots import Dot, Read
+from mesh.replication.core.rules.escrow import Escrow
 from mesh.replication.core.rules.ordered import Max, Min
 from mesh.replication.core.rules.orset import Set
 from mesh.replication.core.rules.registers import KeepBoth, Map
@@ -35,6 +37,7 @@ from mesh.replication.core.rules.rule import Rule, Stamp, State, Unseen, Version
 from mesh.replication.core.rules.stamped import First, Latest
 
 __all__ = [
+    "BOUNDED_COUNTER",
     "COUNTER",
     "FIRST",
     "KEEP_BOTH",
@@ -46,6 +49,7 @@ __all__ = [
     "SET",
     "Counter",
     "Dot",
+    "Escrow",
     "First",
     "KeepBoth",
     "Latest",
@@ -61,14 +65,14 @@ __all__ = [
     "Version",
 ]
 
-LATEST, FIRST, MAX, MIN, COUNTER, SET, MAP, KEEP_BOTH = 1, 2, 3, 4, 5, 7, 8, 10
+LATEST, FIRST, MAX, MIN, COUNTER, BOUNDED_COUNTER, SET, MAP, KEEP_BOTH = 1, 2, 3, 4, 5, 6, 7, 8, 10
 """The rules that this version merges, numbered as in isthmus.options.v1.Merge.
 
 MESSAGE is none: it shows in the paths of its fields' cells.
 """
 
 latest, first, maximum, minimum = Latest(), First(), Max(), Min()
-counter, orset, registers, both = Counter(), Set(), Map(), KeepBoth()
+counter, escrow, orset, registers, both = Counter(), Escrow(), Set(), Map(), KeepBoth()
 
 RULES: Final[Mapping[int, Rule]] = {
     LATEST: latest,
@@ -76,6 +80,7 @@ RULES: Final[Mapping[int, Rule]] = {
     MAX: maximum,
     MIN: minimum,
     COUNTER: counter,
+    BOUNDED_COUNTER: escrow,
     SET: orset,
     MAP: registers,
     KEEP_BOTH: both,

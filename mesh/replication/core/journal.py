@@ -164,6 +164,7 @@ class Journal:
             self._digest.touch(entity)
         lives = [origin for origin in self.vector if origin.region == region]
         self._unconfirmed = set(peers) if lives else set()
+        self._peers_taken: dict[str, Mapping[Origin, int] | None] = dict.fromkeys(peers)
         self.origin = max(lives, default=Origin(region, now_ms))
 
     # Local writes.
@@ -258,7 +259,28 @@ class Journal:
         """
         lost = self.learn(peer, taken, now_ms)
         self._unconfirmed.discard(peer)
+        self._peers_taken[peer] = taken
         return lost
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a write would go under the present origin."""
+        return not self._unconfirmed
+
+    @property
+    def former(self) -> list[Origin]:
+        """The former lives of this region of which all is known here, whoever may hold it.
+
+        Each peer said in this life that it has no more of them: what they held may be taken over.
+        """
+        taken = self._peers_taken.values()
+        return [
+            life
+            for life, sequence in sorted(self.vector.items())
+            if life.region == self.region
+            and life != self.origin
+            and all(peer is not None and peer.get(life, 0) <= sequence for peer in taken)
+        ]
 
     @property
     def taken(self) -> Mapping[Origin, int]:
@@ -268,6 +290,7 @@ class Journal:
     def _renew(self, now_ms: int) -> list[Write]:
         self.origin = Origin(self.region, max(now_ms, self.origin.incarnation + 1))
         self._unconfirmed.clear()
+        self._peers_taken = dict.fromkeys(self._peers_taken)
         if self._queue:
             return self._drop()
         return []

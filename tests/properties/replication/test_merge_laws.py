@@ -9,6 +9,7 @@ from mesh.replication.core import cells, entities
 from mesh.replication.core.cells import Stamp, State
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityState
+from mesh.replication.core.rules import escrow
 
 REGIONS = (Origin("ap", 1), Origin("eu", 1), Origin("eu", 2))
 PATH = b"\x02"
@@ -45,6 +46,8 @@ def delta_of(number: int, state: State, origin: Origin, act: int, value: bytes) 
         return cells.Max.delta(bytes([act]), value)
     if number == cells.COUNTER:
         return cells.Counter.delta(state, origin, act - 2)
+    if number == cells.BOUNDED_COUNTER:
+        return cells.escrow.encode(rows_of(state or {}, origin, act))
     if number == cells.KEEP_BOTH:
         return cells.both.delta(state, origin, value, {origin: act} if act < 2 else None)
     if number == cells.MAP:
@@ -56,6 +59,18 @@ def delta_of(number: int, state: State, origin: Origin, act: int, value: bytes) 
     if act % 2:
         return cells.Set.delta(state, origin, [element])
     return cells.Set.delta(state, origin, remove=[element])
+
+
+def rows_of(rows: escrow.Rows, origin: Origin, act: int) -> escrow.Rows:
+    if act < 2:
+        return escrow.begun(origin, act + 3, 1) if origin not in rows else {}
+    if act == 2:
+        return escrow.added(rows, origin, 4)
+    if act == 3:
+        return escrow.taken(rows, origin, 2, ()) or {}
+    if act == 4:
+        return escrow.asking(rows, origin, {"ap": 3, "eu": 1})
+    return escrow.answering(rows, origin, ())
 
 
 def check_laws(number: int, a: State, b: State, c: State) -> None:

@@ -336,6 +336,20 @@ service StockService {
     "counter_optional": Case(
         "MERGE_COUNTER_TYPE", merged("optional int64 n = 9", "MERGE_COUNTER"), "`int64 n = 9`"
     ),
+    "bounded_uint32": Case(
+        "MERGE_COUNTER_TYPE",
+        merged("uint32 n = 9", "MERGE_BOUNDED_COUNTER at_least: 0"),
+        "`int64 n = 9`",
+    ),
+    "bounded_without_bound": Case(
+        "MERGE_BOUND", merged("int64 n = 9", "MERGE_BOUNDED_COUNTER"), "at_least: 0"
+    ),
+    "bounded_below_zero": Case(
+        "MERGE_BOUND", merged("int64 n = 9", "MERGE_BOUNDED_COUNTER at_least: -1"), "what is left"
+    ),
+    "bound_of_counter": Case(
+        "MERGE_BOUND", merged("int64 n = 9", "MERGE_COUNTER at_least: 0"), "leave at_least out"
+    ),
     "set_of_one": Case("MERGE_SET_TYPE", merged("string a = 9", "MERGE_SET"), "repeated string"),
     "set_of_messages": Case(
         "MERGE_SET_TYPE", merged("repeated Part a = 9", "MERGE_SET", PARTS), "an entity"
@@ -413,9 +427,6 @@ service StockService {
         '  option (isthmus.options.v1.entity) = {group: "orders" key: "id" '
         f"home: HOME_ONE_REGION}}; {MARK}\n  string id = 1;\n}}\n",
         "HOME_ANY_REGION",
-    ),
-    "merge_bounded_counter": Case(
-        "NOT_SUPPORTED_YET", merged("int64 a = 9", "MERGE_BOUNDED_COUNTER"), "MERGE_COUNTER"
     ),
 }
 

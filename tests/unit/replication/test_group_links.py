@@ -5,22 +5,28 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
+import pytest
 from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import feed_pb2_grpc, link_pb2_grpc
 
+from mesh.contracts.model import Contract
 from mesh.replication import (
     Batch,
     FeedServicer,
     Group,
     LinkServicer,
     Snapshot,
+    Transaction,
     WriteContext,
     follow_feed,
 )
+from mesh.replication.errors import RightsShort
+from mesh.replication.schema import generated_class
+from tests.support.merging import CONTRACT, THING, Thing
 from tests.support.regions import contract
 
 Channel = channel_pb2.Channel
@@ -28,8 +34,11 @@ FIRST_OPERATOR = WriteContext(actor="operator/first")
 
 
 class Region:
-    def __init__(self, name: str, root: Path, peers: tuple[str, ...]) -> None:
+    def __init__(
+        self, name: str, root: Path, peers: tuple[str, ...], of: Contract | None = None
+    ) -> None:
         self.name = name
+        self.contract = of or contract()
         self.root = root
         self.peers = peers
         self.starts = 0
@@ -37,12 +46,13 @@ class Region:
 
     async def start(self) -> None:
         self.group = await Group.open(
-            contract(),
-            "channels",
+            self.contract,
+            *self.contract.group_digests,
             region=self.name,
             peers=self.peers,
             folder=self.root / self.name,
             lost_after=1.5,
+            class_of=lambda name: Thing if name == THING else generated_class(name),
         )
         self.server = grpc.aio.server()
         region_of: Callable[[grpc.ServicerContext], str] = lambda context: dict(  # noqa: E731 # typed
@@ -102,11 +112,13 @@ async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
 
 
 @asynccontextmanager
-async def regions(root: Path, *names: str) -> AsyncIterator[list[Region]]:
+async def regions(
+    root: Path, *names: str, of: Contract | None = None
+) -> AsyncIterator[list[Region]]:
     started: list[Region] = []
     try:
         for name in names:
-            region = Region(name, root, tuple(n for n in names if n != name))
+            region = Region(name, root, tuple(n for n in names if n != name), of)
             await region.start()
             started.append(region)
         yield started
@@ -121,6 +133,32 @@ def equal(*found: Region) -> bool:
         r.group.journal.vector == first.vector and r.group.journal.digest() == first.digest()
         for r in found
     )
+
+
+async def test_rights_that_run_short_are_asked_for_and_handed_over(tmp_path: Path) -> None:
+    async with regions(tmp_path, "eu", "us", of=CONTRACT) as (eu, us):
+
+        async def change(region: Region, act: Callable[[Transaction], object]) -> None:
+            await region.group.write(lambda tx: (act(tx), Thing())[1], FIRST_OPERATOR)
+
+        def stock(region: Region) -> int:
+            found = region.group.get(Thing, "t")
+            return -1 if found is None else found.stock
+
+        await change(eu, lambda tx: tx.create(Thing(id="t", stock=5)))
+        await until(lambda: stock(us) == 5 and us.group.reach()["eu"].reachable)
+        with pytest.raises(RightsShort):
+            await change(us, lambda tx: tx.increment(Thing, "t", "stock", -3))
+        async with asyncio.timeout(15):
+            while True:
+                with suppress(RightsShort):
+                    await change(us, lambda tx: tx.increment(Thing, "t", "stock", -3))
+                    break
+                await asyncio.sleep(0.05)  # until the request and the answer have gone their way
+        await until(lambda: stock(eu) == stock(us) == 2)
+        with pytest.raises(RightsShort) as short:
+            await change(us, lambda tx: tx.increment(Thing, "t", "stock", -3))
+        assert (short.value.here, short.value.elsewhere) == (0, {"eu": 2})
 
 
 async def test_two_regions_replicate(tmp_path: Path) -> None:

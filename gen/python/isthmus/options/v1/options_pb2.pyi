@@ -184,7 +184,9 @@ class _MergeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Merge.ValueType
     MERGE_COUNTER: _Merge.ValueType  # 5
     """Increments and decrements add up."""
     MERGE_BOUNDED_COUNTER: _Merge.ValueType  # 6
-    """A counter that never passes its bound, in any region."""
+    """A counter that never falls below its bound, in any region. What may be taken is divided between
+    the regions, who hand it to one another; a region that has not enough refuses to take.
+    """
     MERGE_SET: _Merge.ValueType  # 7
     """A repeated field as a set: additions win over concurrent removals."""
     MERGE_MAP: _Merge.ValueType  # 8
@@ -218,7 +220,9 @@ MERGE_MIN: Merge.ValueType  # 4
 MERGE_COUNTER: Merge.ValueType  # 5
 """Increments and decrements add up."""
 MERGE_BOUNDED_COUNTER: Merge.ValueType  # 6
-"""A counter that never passes its bound, in any region."""
+"""A counter that never falls below its bound, in any region. What may be taken is divided between
+the regions, who hand it to one another; a region that has not enough refuses to take.
+"""
 MERGE_SET: Merge.ValueType  # 7
 """A repeated field as a set: additions win over concurrent removals."""
 MERGE_MAP: Merge.ValueType  # 8
@@ -486,8 +490,13 @@ class FieldContract(_message.Message):
     MERGE_FIELD_NUMBER: _builtins.int
     SCOPE_FIELD_NUMBER: _builtins.int
     ORDER_BY_FIELD_NUMBER: _builtins.int
+    AT_LEAST_FIELD_NUMBER: _builtins.int
     merge: Global___Merge.ValueType
     scope: Global___Scope.ValueType
+    at_least: _builtins.int
+    """For MERGE_BOUNDED_COUNTER: what it never falls below; 0 or more. It holds for an entity from its
+    creation on, as the contract had it then.
+    """
     @_builtins.property
     def order_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """For MERGE_MAX and MERGE_MIN of a message: the fields that order it, most significant first."""
@@ -498,12 +507,15 @@ class FieldContract(_message.Message):
         merge: Global___Merge.ValueType = ...,
         scope: Global___Scope.ValueType = ...,
         order_by: _abc.Iterable[_builtins.str] | None = ...,
+        at_least: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "at_least", b"at_least"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["merge", b"merge", "order_by", b"order_by", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_at_least", b"_at_least", "at_least", b"at_least", "merge", b"merge", "order_by", b"order_by", "scope", b"scope"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__at_least: _TypeAlias = _typing.Literal["at_least"]  # noqa: Y015
+    _WhichOneofArgType__at_least: _TypeAlias = _typing.Literal["_at_least", b"_at_least"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__at_least) -> _WhichOneofReturnType__at_least | None: ...
 
 Global___FieldContract: _TypeAlias = FieldContract  # noqa: Y015
 
