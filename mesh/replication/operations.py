@@ -8,8 +8,8 @@ from google.protobuf import descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from mesh.replication.core.clocks import Vector
-from mesh.replication.core.journal import Receipt
-from mesh.replication.errors import RequestIdReused
+from mesh.replication.core.receipts import Receipt
+from mesh.replication.errors import OperationUnknown, RequestIdReused
 from mesh.replication.store import Store
 from mesh.replication.store.sqlite import RECEIPTS_KEPT_MS
 from mesh.replication.views import WriteContext
@@ -27,7 +27,8 @@ class Operations:
     async def repeated(self, context: WriteContext, now_ms: int) -> Message | None:
         """The result of an earlier request under this id; None if this is the first.
 
-        Waits for one in flight. Raises `RequestIdReused`, and what the one in flight raised.
+        Waits for one in flight. Raises `RequestIdReused`, `OperationUnknown`, and what the one in
+        flight raised.
         """
         if not context.request_id:
             return None
@@ -41,7 +42,13 @@ class Operations:
         if receipt is None or receipt.time_ms < now_ms - RECEIPTS_KEPT_MS:
             return None
         _check(context, receipt.digest)
-        descriptor = descriptor_pool.Default().FindMessageTypeByName(receipt.type)
+        try:
+            descriptor = descriptor_pool.Default().FindMessageTypeByName(receipt.type)
+        except KeyError:
+            raise OperationUnknown(
+                f"the request was done, and this region's version cannot read its result, a "
+                f"{receipt.type}: ask a region of a newer version"
+            ) from None
         return message_factory.GetMessageClass(descriptor).FromString(receipt.response)
 
     def receipt(self, context: WriteContext, result: Message, now_ms: int) -> Receipt | None:

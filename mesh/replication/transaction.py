@@ -13,7 +13,8 @@ from mesh.replication.core import cells, entities, etags
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.entities import DELETE, UPSERT, CellKey, Change, EntityKey, EntityState
 from mesh.replication.core.frames import MAX_WRITE
-from mesh.replication.core.journal import Journal, Receipt, Step, Write
+from mesh.replication.core.journal import Journal, Step, Write
+from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.rules import escrow
 from mesh.replication.errors import (
     AlreadyExists,

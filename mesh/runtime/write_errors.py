@@ -10,6 +10,7 @@ from mesh.replication import (
     DurabilityPending,
     EtagDamaged,
     NotYetHere,
+    OperationUnknown,
     OriginChanged,
     ReplicationError,
     RequestIdReused,
@@ -57,6 +58,8 @@ def from_replication(error: ReplicationError) -> RpcError:
             return AlreadyExists(text, reason="ALREADY_EXISTS")
         case Missing():
             return NotFound(text, reason="NOT_FOUND")
+        case OperationUnknown():
+            return Aborted(text, reason="OPERATION_UNKNOWN")
         case RequestIdReused():
             return InvalidArgument(text, reason="REQUEST_ID_REUSED")
         case OriginChanged():

@@ -100,12 +100,20 @@ async def test_a_repeat_after_a_crash_returns_the_first_result(mesh_up: Stage) -
         return reply.channel
 
     async def repeated() -> bool:
-        """Until the region is back, its edge asks another, which has the channel, no receipt."""
-        return await create() == first
+        """Until the region is back its edge asks another, which has the receipt as well."""
+        try:
+            again = await create()
+        except NoEdge:
+            return False
+        assert again == first
+        return True
 
     first = await create()
+    await until(mesh_up.converged, 60, "all regions have the write")
     await mesh_up.control.ask("workload-kill", region="us", workload="channels")
-    await until(repeated, 60, "the region that took the write answers as it did")
+    await until(repeated, 60, "the edge finds an instance")
+    await until(mesh_up.converged, 60, "the region is back")
+    assert await create() == first
     request.title = "another"
     with pytest.raises(grpc.aio.AioRpcError) as refused:
         await create()

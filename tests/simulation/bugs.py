@@ -57,10 +57,9 @@ def a_write_is_acknowledged_before_it_is_stored() -> Iterator[None]:
 def dependencies_are_dropped() -> Iterator[None]:
     real = frames.build
 
-    def build(
-        origin: Any, first: Any, head: Any, changes: Any, seen: Any, contract: Any, clocks: Any
-    ) -> Any:
-        return real(origin, first, head, changes, {}, contract)
+    def build(origin: Any, first: Any, head: Any, changes: Any, seen: Any, *rest: Any) -> Any:
+        contract, clocks, receipts = rest
+        return real(origin, first, head, changes, {}, contract, {}, receipts)
 
     with _replaced(journal, "build", build):
         yield

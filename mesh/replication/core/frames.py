@@ -7,7 +7,7 @@ SHA-256 over the hash of the origin's frame before it and its body: checksum and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from mesh.replication.core.clocks import (
 )
 from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityState
 from mesh.replication.core.errors import ChainBroken, FormatUnknown
+from mesh.replication.core.receipts import Receipt, from_proto, to_proto
 from mesh.replication.core.wire import numbers
 
 FORMAT = 1
@@ -47,7 +48,10 @@ _DEEPEST = 64
 
 
 class Frame:
-    """A frame with its changes, and of a received one the state that each change stands for."""
+    """A frame with its changes.
+
+    Of a received one also the state that each change stands for, and the receipts in it.
+    """
 
     __slots__ = (
         "body",
@@ -59,6 +63,7 @@ class Frame:
         "hash",
         "last",
         "origin",
+        "receipts",
         "states",
     )
 
@@ -72,6 +77,7 @@ class Frame:
         dependencies: Vector,
         contract_digest: bytes,
         dependency_clocks: Vector | None = None,
+        receipts: Sequence[Receipt] = (),
     ) -> None:
         self.body = body
         self.hash = hash
@@ -82,6 +88,7 @@ class Frame:
         self.states: Sequence[EntityState] = ()
         self.dependencies = dependencies
         self.dependency_clocks = dependency_clocks or {}
+        self.receipts = receipts
         self.contract_digest = contract_digest
 
     @property
@@ -114,10 +121,12 @@ def build(
     dependencies: Mapping[Origin, int],
     contract_digest: bytes,
     clocks: Mapping[Origin, int] | None = None,
+    receipts: Iterable[tuple[int, Receipt]] = (),
 ) -> Frame:
     """Closes a frame over changes of one origin that saw the same `dependencies`.
 
-    `clocks` are those of the dependencies' last changes.
+    `clocks` are those of the dependencies' last changes; each receipt comes with the index of the
+    last change of its write.
     """
     seen = {o: n for o, n in dependencies.items() if o != origin}
     seen_clocks = {o: (clocks or {}).get(o, 0) for o in sorted(seen)}
@@ -144,6 +153,7 @@ def build(
         cell_rules=[cell[1] for change in changes for cell in change.cells],
         cell_deltas=[cell[2] for change in changes for cell in change.cells],
     )
+    body.receipts.extend(to_proto(at, receipt) for at, receipt in receipts)
     body.strings.extend(strings)
     body.trace_parents.extend(traces)
     data = body.SerializeToString(deterministic=True)
@@ -179,6 +189,7 @@ def parse(body: bytes, hash: bytes) -> Frame:
     try:
         clocks = dict(zip(dependencies, message.dependency_clocks, strict=True))
         changes = _changes(message, origin)
+        receipts = from_proto(message.receipts, changes)
     except (ValueError, IndexError):
         raise ChainBroken(f"{where} is damaged: its columns do not match") from None
     largest = max(origin.incarnation, message.first_sequence, *message.clocks, *message.generations)
@@ -195,6 +206,7 @@ def parse(body: bytes, hash: bytes) -> Frame:
         dependencies,
         message.contract_digest,
         clocks,
+        receipts,
     )
 
 

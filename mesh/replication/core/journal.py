@@ -42,20 +42,9 @@ from mesh.replication.core.frames import (
     parse,
 )
 from mesh.replication.core.merging import Merging
+from mesh.replication.core.receipts import Receipt
 
 _BATCH_BYTES = 8 * MAX_BYTES
-
-
-class Receipt(NamedTuple):
-    """The kept result of an operation; `digest` is the request's."""
-
-    actor: str
-    method: str
-    request_id: str
-    digest: bytes
-    type: str
-    response: bytes
-    time_ms: int
 
 
 class Seen(NamedTuple):
@@ -333,7 +322,16 @@ class Journal:
         first = self.vector.get(self.origin, 0) + 1
         head = self._heads.get(self.origin, GENESIS)
         seen, clocks = writes[0].seen or self.seen
-        frame = build(self.origin, first, head, changes, seen, self.contract_digest, clocks)
+        frame = build(
+            self.origin,
+            first,
+            head,
+            changes,
+            seen,
+            self.contract_digest,
+            clocks,
+            _receipts(writes),
+        )
         return writes, frame
 
     def _admit(self, vector: Vector) -> list[Frame]:
@@ -429,3 +427,12 @@ class Journal:
     def digest(self) -> bytes:
         """The digest of what is committed, tombstones included: 32 bytes."""
         return self._digest.value(self.committed)
+
+
+def _receipts(writes: Iterable[Write]) -> Iterator[tuple[int, Receipt]]:
+    """Each receipt with the index of its write's last change; a write without changes has none."""
+    at = -1
+    for write in writes:
+        at += len(write.changes)
+        if write.receipt is not None and write.changes:
+            yield at, write.receipt

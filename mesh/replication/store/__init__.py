@@ -10,7 +10,8 @@ from mesh.replication.core.clocks import Origin
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.frames import StoredFrame
-from mesh.replication.core.journal import Batch, Receipt, Recovered
+from mesh.replication.core.journal import Batch, Recovered
+from mesh.replication.core.receipts import Receipt
 
 
 class HistoryRow(NamedTuple):

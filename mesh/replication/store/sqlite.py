@@ -16,12 +16,13 @@ from pathlib import Path
 
 from mesh.replication.core import entities
 from mesh.replication.core.cells import Stamp
-from mesh.replication.core.clocks import Origin
+from mesh.replication.core.clocks import Origin, milliseconds
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import FormatUnknown, JournalDamaged
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
-from mesh.replication.core.journal import Batch, Receipt, Recovered
+from mesh.replication.core.journal import Batch, Recovered
+from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.recovery import Position, recover
 from mesh.replication.core.wire import piece, read_piece
 from mesh.replication.errors import (
@@ -239,13 +240,18 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", batch.receipts
             )
             cursor.executemany(
+                # What this region answered itself stands.
+                "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
+                [receipt for frame in batch.frames for receipt in frame.receipts],
+            )
+            cursor.executemany(
                 "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 self._history_rows(batch.frames),
             )
             if batch.merged.conflicts:
                 keep(cursor, batch.merged.conflicts)
-            for receipt in batch.receipts[:1]:
-                self._prune(cursor, receipt.time_ms)
+            for frame in batch.frames[:1]:
+                self._prune(cursor, milliseconds(frame.newest))
         return stored
 
     def _history_rows(self, frames: Iterable[Frame]) -> Iterator[tuple[object, ...]]:

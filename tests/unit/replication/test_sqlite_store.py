@@ -9,7 +9,8 @@ import pytest
 from isthmus.channels.v1 import channel_pb2
 
 from mesh.replication import errors
-from mesh.replication.core.journal import Journal, Receipt, Recovered
+from mesh.replication.core.journal import Journal, Recovered
+from mesh.replication.core.receipts import Receipt
 from mesh.replication.store.sqlite import RECEIPTS_KEPT_MS, SqliteStore
 from mesh.replication.transaction import Transaction
 from tests.support.regions import CHANNEL, FIRST_OPERATOR, SCHEMA
@@ -28,8 +29,10 @@ class Writer:
         self.store = store
         self.journal = Journal("eu", [], b"digest", store.recover(), now_ms)
 
-    def write(self, key: str, title: str, receipt: Receipt | None = None) -> None:
-        transaction = Transaction(self.journal, SCHEMA, FIRST_OPERATOR, 1_000_000)
+    def write(
+        self, key: str, title: str, receipt: Receipt | None = None, now_ms: int = 1_000_000
+    ) -> None:
+        transaction = Transaction(self.journal, SCHEMA, FIRST_OPERATOR, now_ms)
         if transaction.get(Channel, key) is None:
             transaction.create(Channel(channel_id=key, title=title, labels=["l"]))
         else:
@@ -208,7 +211,7 @@ def test_receipts_are_kept_for_a_day(tmp_path: Path) -> None:
     assert found is not None and found.response == b"r"
     assert store.receipt("second", "m", "old") is None
     later = 1001 + RECEIPTS_KEPT_MS
-    writer.write("c1", "b", Receipt("first", "m", "new", b"d", "type", b"r", later))
+    writer.write("c1", "b", Receipt("first", "m", "new", b"d", "type", b"r", later), later)
     writer.commit()
     assert store.receipt("first", "m", "old") is None
     assert store.receipt("first", "m", "new") is not None

@@ -167,6 +167,7 @@ class FrameBody(_message.Message):
     CELL_PATHS_FIELD_NUMBER: _builtins.int
     CELL_RULES_FIELD_NUMBER: _builtins.int
     CELL_DELTAS_FIELD_NUMBER: _builtins.int
+    RECEIPTS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """The version of this format: 1."""
     first_sequence: _builtins.int
@@ -245,6 +246,10 @@ class FrameBody(_message.Message):
     def cell_deltas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """What to merge into the cell, in the form that the rule defines."""
 
+    @_builtins.property
+    def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]:
+        """The kept results of the writes that had an operation id."""
+
     def __init__(
         self,
         *,
@@ -269,11 +274,51 @@ class FrameBody(_message.Message):
         cell_paths: _abc.Iterable[_builtins.bytes] | None = ...,
         cell_rules: _abc.Iterable[_builtins.int] | None = ...,
         cell_deltas: _abc.Iterable[_builtins.bytes] | None = ...,
+        receipts: _abc.Iterable[Global___Receipt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "cell_counts", b"cell_counts", "cell_deltas", b"cell_deltas", "cell_paths", b"cell_paths", "cell_rules", b"cell_rules", "clocks", b"clocks", "contract_digest", b"contract_digest", "dependencies", b"dependencies", "dependency_clocks", b"dependency_clocks", "first_sequence", b"first_sequence", "format", b"format", "generations", b"generations", "keys", b"keys", "kinds", b"kinds", "origin", b"origin", "request_ids", b"request_ids", "strings", b"strings", "trace_parents", b"trace_parents", "traces", b"traces", "types", b"types", "writes_left", b"writes_left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "cell_counts", b"cell_counts", "cell_deltas", b"cell_deltas", "cell_paths", b"cell_paths", "cell_rules", b"cell_rules", "clocks", b"clocks", "contract_digest", b"contract_digest", "dependencies", b"dependencies", "dependency_clocks", b"dependency_clocks", "first_sequence", b"first_sequence", "format", b"format", "generations", b"generations", "keys", b"keys", "kinds", b"kinds", "origin", b"origin", "receipts", b"receipts", "request_ids", b"request_ids", "strings", b"strings", "trace_parents", b"trace_parents", "traces", b"traces", "types", b"types", "writes_left", b"writes_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FrameBody: _TypeAlias = FrameBody  # noqa: Y015
+
+@_typing.final
+class Receipt(_message.Message):
+    """The result of an operation, so that a repeat has no second effect in another region either."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
+    RESPONSE_TYPE_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    change: _builtins.int
+    """The last change of its write: an index into the columns, where the principal and the operation
+    id are.
+    """
+    method: _builtins.str
+    """The full name of the method."""
+    request_digest: _builtins.bytes
+    """SHA-256 of the request: an id that comes back with another one is refused."""
+    response_type: _builtins.str
+    """The full name of the response's message type, and its bytes."""
+    response: _builtins.bytes
+    def __init__(
+        self,
+        *,
+        change: _builtins.int = ...,
+        method: _builtins.str = ...,
+        request_digest: _builtins.bytes = ...,
+        response_type: _builtins.str = ...,
+        response: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "method", b"method", "request_digest", b"request_digest", "response", b"response", "response_type", b"response_type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Receipt: _TypeAlias = Receipt  # noqa: Y015
