@@ -52,9 +52,7 @@ def unseen(frame: Frame, vector: Mapping[Origin, int]) -> Unseen:
 def may_hold(frame: Frame, unknown: Unseen) -> bool:
     """Whether a frame's changes can conflict with anything: most frames cannot."""
     # With an etag a writer says itself what it had not read.
-    return bool(unknown) or any(
-        rule == KEEP_BOTH for change in frame.changes for _, rule, _ in change.cells
-    )
+    return bool(unknown) or KEEP_BOTH in frame.rules
 
 
 def between(

@@ -64,6 +64,7 @@ class Frame:
         "last",
         "origin",
         "receipts",
+        "rules",
         "states",
     )
 
@@ -78,6 +79,7 @@ class Frame:
         contract_digest: bytes,
         dependency_clocks: Vector | None = None,
         receipts: Sequence[Receipt] = (),
+        rules: Iterable[int] | None = None,
     ) -> None:
         self.body = body
         self.hash = hash
@@ -89,6 +91,9 @@ class Frame:
         self.dependencies = dependencies
         self.dependency_clocks = dependency_clocks or {}
         self.receipts = receipts
+        self.rules = frozenset(
+            (cell[1] for change in changes for cell in change.cells) if rules is None else rules
+        )
         self.contract_digest = contract_digest
 
     @property
@@ -176,7 +181,8 @@ def parse(body: bytes, hash: bytes) -> Frame:
     where = f"the frame of {origin} at {message.first_sequence}"
     if message.format != FORMAT:
         raise FormatUnknown(f"{where} has format {message.format}; this version reads {FORMAT}")
-    for number in set(message.cell_rules):
+    rules = set(message.cell_rules)
+    for number in rules:
         if number not in cells.RULES:
             raise FormatUnknown(f"{where} uses merge rule {number}, unknown to this version")
     for path in set(message.cell_paths):
@@ -207,6 +213,7 @@ def parse(body: bytes, hash: bytes) -> Frame:
         message.contract_digest,
         clocks,
         receipts,
+        rules,
     )
 
 
