@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import itertools
+import secrets
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
@@ -25,7 +26,7 @@ from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.durable import Durable
 from mesh.replication.core.entities import DELETE, EntityKey, EntityState
 from mesh.replication.core.frames import Frame
-from mesh.replication.core.journal import Journal, Visible, Write
+from mesh.replication.core.journal import SALT_BITS, Journal, Visible, Write
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
 from mesh.replication.core.tokens import reduced
 from mesh.replication.errors import DurabilityPending, NotYetHere, RightsShort
@@ -165,7 +166,9 @@ class Group:
         except BaseException:
             store.close()
             raise
-        journal = Journal(region, others, digest, recovered, clock() // 1_000_000)
+        # The time alone may come again, with a clock that is set back and a disk that is lost.
+        salt = secrets.randbits(SALT_BITS)
+        journal = Journal(region, others, digest, recovered, clock() // 1_000_000, salt)
         group = cls(
             name,
             journal,

@@ -58,7 +58,7 @@ def dependencies_are_dropped() -> Iterator[None]:
     real = frames.build
 
     def build(origin: Any, first: Any, head: Any, changes: Any, seen: Any, *rest: Any) -> Any:
-        contract, clocks, receipts = rest
+        contract, _, receipts = rest
         return real(origin, first, head, changes, {}, contract, {}, receipts)
 
     with _replaced(journal, "build", build):

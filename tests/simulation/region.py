@@ -64,7 +64,10 @@ class Region:
         recovered = self.disk.recover()
         self.world.model.restarted(self.name, self.disk.frames(), same_disk=self._same_disk)
         self._same_disk = True
-        self.journal = Journal(self.name, self.peers, b"digest", recovered, self.wall_ms)
+        # The number of its life is what chance gives to each in a process.
+        self.journal = Journal(
+            self.name, self.peers, b"digest", recovered, self.wall_ms, self._life
+        )
         self.hearing = Hearing(self.peers)
         self.serving: dict[Stream, None] = {}
         self.followers = {peer: Follower(self, peer) for peer in self.peers}

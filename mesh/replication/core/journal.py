@@ -44,6 +44,9 @@ from mesh.replication.core.frames import (
 from mesh.replication.core.merging import Merging
 from mesh.replication.core.receipts import Receipt
 
+SALT_BITS = 16
+"""Of an incarnation, how many bits at its end are chosen by chance; before them its first time."""
+
 _BATCH_BYTES = 8 * MAX_BYTES
 
 
@@ -119,6 +122,8 @@ class Recovered:
 class Journal:
     """The state machine of a group in one region.
 
+    `salt` is chosen by chance, for the incarnations that it takes (`SALT_BITS`).
+
     `committed` and `vector` always belong together. An origin's tail is vouched for by all peers
     before it is continued: a write that comes earlier goes under a new incarnation, so that a
     restored backup never says two things under one sequence number.
@@ -131,8 +136,10 @@ class Journal:
         contract_digest: bytes,
         recovered: Recovered,
         now_ms: int,
+        salt: int = 0,
     ) -> None:
         self.region = region
+        self._salt = salt
         self.contract_digest = contract_digest
         self.committed = recovered.states
         self.vector = recovered.vector
@@ -154,7 +161,10 @@ class Journal:
         lives = [origin for origin in self.vector if origin.region == region]
         self._unconfirmed = set(peers) if lives else set()
         self._peers_taken: dict[str, Mapping[Origin, int] | None] = dict.fromkeys(peers)
-        self.origin = max(lives, default=Origin(region, now_ms))
+        self.origin = max(lives, default=Origin(region, self._incarnation(now_ms)))
+
+    def _incarnation(self, now_ms: int) -> int:
+        return now_ms << SALT_BITS | self._salt
 
     # Local writes.
 
@@ -277,7 +287,8 @@ class Journal:
         return self._received
 
     def _renew(self, now_ms: int) -> list[Write]:
-        self.origin = Origin(self.region, max(now_ms, self.origin.incarnation + 1))
+        after = (self.origin.incarnation >> SALT_BITS) + 1
+        self.origin = Origin(self.region, self._incarnation(max(now_ms, after)))
         self._unconfirmed.clear()
         self._peers_taken = dict.fromkeys(self._peers_taken)
         if self._queue:

@@ -53,6 +53,7 @@ class Origin(_message.Message):
     INCARNATION_FIELD_NUMBER: _builtins.int
     region: _builtins.str
     incarnation: _builtins.int
+    """Milliseconds since 1970 in the upper 48 bits, chosen by chance in the lower 16."""
     def __init__(
         self,
         *,
