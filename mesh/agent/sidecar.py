@@ -24,7 +24,7 @@ from mesh.agent.errors import (
 )
 from mesh.agent.process import EnvoyProcess
 from mesh.contracts.model import Contract
-from mesh.identity import authority, enrolment, folder, tokens
+from mesh.identity import authority, enrolment, folder, keys, tokens
 from mesh.identity.errors import AuthorityUnreachable, IdentityError, IdentityFolderError
 from mesh.identity.spiffe import WorkloadId
 from mesh.place import Place
@@ -240,9 +240,10 @@ class Sidecar:
     async def _redeem(self, join_token: str, deadline: float) -> None:
         loop = asyncio.get_running_loop()
         address = self._topology.enrolment(self._place.region)
+        key = keys.make_key()
         while True:
             try:
-                fresh = await enrolment.enrol(address.host, address.port, join_token)
+                fresh = await enrolment.enrol(address.host, address.port, join_token, key)
             except AuthorityUnreachable as error:
                 if loop.time() >= deadline:
                     raise EnrolmentRefused(

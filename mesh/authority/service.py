@@ -42,10 +42,10 @@ class Signer:
         self._region = region
         self.now = now
 
-    def check(self, signing_request: bytes) -> None:
-        """Raises `InvalidArgument` unless the request is one that would be signed."""
+    def check(self, signing_request: bytes) -> bytes:
+        """The hash of the key that would be signed. Raises `InvalidArgument` if none would."""
         try:
-            authority.check(signing_request)
+            return authority.check(signing_request)
         except SigningRequestRefused as error:
             raise _bad_request(error) from None
 
@@ -88,17 +88,21 @@ class EnrolmentService(rpc.EnrolmentServiceServicer):
         self._trust_domain = trust_domain
 
     async def Enrol(self, request: pb.EnrolRequest, context: _Context) -> pb.EnrolResponse:
-        """Trades a join token and a signing request for a certificate."""
+        """Trades a join token and a signing request for a certificate.
+
+        Whoever lost the answer asks again, with the same key.
+        """
         # Before the token is used up: a mistake in the request is no reason to need another.
-        self._signer.check(request.signing_request)
+        key_hash = self._signer.check(request.signing_request)
         try:
-            subject = self._tokens.redeem(
-                request.join_token, self._trust_domain, self._signer.now()
+            redeemed = self._tokens.redeem(
+                request.join_token, self._trust_domain, self._signer.now(), key_hash
             )
         except TokenRefused as error:
             raise Unauthenticated(str(error), reason="TOKEN_REFUSED") from None
-        enrolled_ms = _milliseconds(self._signer.now()) if isinstance(subject, DeviceId) else None
-        certificate = self._signer.sign(request.signing_request, subject, enrolled_ms)
+        device = isinstance(redeemed.subject, DeviceId)
+        enrolled_ms = _milliseconds(redeemed.since) if device else None
+        certificate = self._signer.sign(request.signing_request, redeemed.subject, enrolled_ms)
         return pb.EnrolResponse(certificate=certificate)
 
 

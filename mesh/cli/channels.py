@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,8 @@ from mesh.cli.options import MESH, AsJson, MeshPath, Prefer
 
 if TYPE_CHECKING:
     from isthmus.channels.v1.channel_pb2 import Channel, Profile, Source
+
+    from mesh.cli.calls import Calls
 
 app = typer.Typer(help="Channels: create, steer and look at them.", no_args_is_help=True)
 
@@ -72,7 +74,7 @@ def create(
         labels=label or (),
         start=start,
     )
-    _show(_write(mesh, region, "CreateChannel", request).channel, as_json, mesh)
+    _show(_channels(mesh, region).write("CreateChannel", request).channel, as_json, mesh)
 
 
 @app.command()
@@ -129,7 +131,7 @@ def update(
         add_labels=add_label or (),
         remove_labels=remove_label or (),
     )
-    _show(_write(mesh, region, "UpdateChannel", request).channel, as_json, mesh)
+    _show(_channels(mesh, region).write("UpdateChannel", request).channel, as_json, mesh)
 
 
 @app.command()
@@ -139,7 +141,9 @@ def start(
     """Wants a channel on air."""
     from isthmus.channels.v1.channels_pb2 import StartChannelRequest
 
-    reply = _write(mesh, region, "StartChannel", StartChannelRequest(channel_id=channel_id))
+    reply = _channels(mesh, region).write(
+        "StartChannel", StartChannelRequest(channel_id=channel_id)
+    )
     _show(reply.channel, as_json, mesh)
 
 
@@ -150,7 +154,7 @@ def stop(
     """Wants a channel off air."""
     from isthmus.channels.v1.channels_pb2 import StopChannelRequest
 
-    reply = _write(mesh, region, "StopChannel", StopChannelRequest(channel_id=channel_id))
+    reply = _channels(mesh, region).write("StopChannel", StopChannelRequest(channel_id=channel_id))
     _show(reply.channel, as_json, mesh)
 
 
@@ -163,11 +167,8 @@ def delete(
 
     from mesh.cli import output
 
-    _write(mesh, region, "DeleteChannel", DeleteChannelRequest(channel_id=channel_id))
-    if as_json:
-        output.print_json({"channel_id": channel_id, "deleted": True})
-    else:
-        print(f"{channel_id} is deleted")
+    _channels(mesh, region).write("DeleteChannel", DeleteChannelRequest(channel_id=channel_id))
+    output.print_deleted("channel_id", channel_id, as_json)
 
 
 @app.command()
@@ -177,7 +178,7 @@ def get(
     """Shows one channel."""
     from isthmus.channels.v1.channels_pb2 import GetChannelRequest
 
-    reply = _read(mesh, region, "GetChannel", GetChannelRequest(channel_id=channel_id))
+    reply = _channels(mesh, region).read("GetChannel", GetChannelRequest(channel_id=channel_id))
     _show(reply.channel, as_json, mesh)
 
 
@@ -188,7 +189,7 @@ def list_channels(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = 
 
     from mesh.cli import output
 
-    replies = _pages(mesh, region, "ListChannels", ListChannelsRequest(page_size=500))
+    replies = _channels(mesh, region).pages("ListChannels", ListChannelsRequest(page_size=500))
     channels = [channel for reply in replies for channel in reply.channels]
     if as_json:
         return output.print_json({"channels": channels})
@@ -220,7 +221,7 @@ def history(
     from mesh.cli import output
 
     request = ListChannelHistoryRequest(channel_id=channel_id, page_size=500)
-    replies = _pages(mesh, region, "ListChannelHistory", request)
+    replies = _channels(mesh, region).pages("ListChannelHistory", request)
     changes = [change for reply in replies for change in reply.changes]
     if as_json:
         return output.print_json({"changes": changes})
@@ -327,25 +328,9 @@ def _profile(
     )
 
 
-def _read(mesh: Path, region: str, method: str, request: Any) -> Any:
+def _channels(mesh: Path, region: str) -> Calls:
     from isthmus.channels.v1.channels_pb2_grpc import ChannelServiceStub
 
-    from mesh.cli.calls import read
+    from mesh.cli.calls import Calls
 
-    return read(mesh, region, ChannelServiceStub, method, request)
-
-
-def _write(mesh: Path, region: str, method: str, request: Any) -> Any:
-    from isthmus.channels.v1.channels_pb2_grpc import ChannelServiceStub
-
-    from mesh.cli.calls import write
-
-    return write(mesh, region, ChannelServiceStub, method, request)
-
-
-def _pages(mesh: Path, region: str, method: str, request: Any) -> list[Any]:
-    from isthmus.channels.v1.channels_pb2_grpc import ChannelServiceStub
-
-    from mesh.cli.calls import pages
-
-    return pages(mesh, region, ChannelServiceStub, method, request)
+    return Calls(mesh, region, ChannelServiceStub)

@@ -12,6 +12,8 @@ from mesh.cli.options import MESH, AsJson, MeshPath, Prefer
 if TYPE_CHECKING:
     from isthmus.devices.v1.device_pb2 import Device, EncodingState
 
+    from mesh.cli.calls import Calls
+
 app = typer.Typer(help="Encoders: see them, drain them, let new ones join.", no_args_is_help=True)
 
 DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id.")]
@@ -20,9 +22,12 @@ DeviceId = Annotated[str, typer.Argument(metavar="DEVICE", help="The device's id
 @app.command("list")
 def list_devices(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) -> None:
     """Shows all devices, in the order of their ids."""
+    from isthmus.devices.v1.devices_pb2 import ListDevicesRequest
+
     from mesh.cli import output
 
-    devices = _list(mesh, region)
+    replies = _devices(mesh, region).pages("ListDevices", ListDevicesRequest(page_size=500))
+    devices = [device for reply in replies for device in reply.devices]
     if as_json:
         return output.print_json({"devices": devices})
     return output.print_table(
@@ -49,7 +54,7 @@ def get(
     """Shows one device."""
     from isthmus.devices.v1.devices_pb2 import GetDeviceRequest
 
-    reply = _read(mesh, region, "GetDevice", GetDeviceRequest(device_id=device_id))
+    reply = _devices(mesh, region).read("GetDevice", GetDeviceRequest(device_id=device_id))
     _show(reply.device, as_json)
 
 
@@ -115,7 +120,7 @@ def label(
     if not add and not remove:
         raise CommandError("name a label with --add or --remove", Exit.USAGE)
     request = UpdateLabelsRequest(device_id=device_id, add=add or (), remove=remove or ())
-    _show(_write(mesh, region, "UpdateLabels", request).device, as_json)
+    _show(_devices(mesh, region).write("UpdateLabels", request).device, as_json)
 
 
 @app.command()
@@ -127,11 +132,8 @@ def delete(
 
     from mesh.cli import output
 
-    _write(mesh, region, "DeleteDevice", DeleteDeviceRequest(device_id=device_id))
-    if as_json:
-        output.print_json({"device_id": device_id, "deleted": True})
-    else:
-        print(f"{device_id} is deleted")
+    _devices(mesh, region).write("DeleteDevice", DeleteDeviceRequest(device_id=device_id))
+    output.print_deleted("device_id", device_id, as_json)
 
 
 def is_connected(device: Device) -> bool:
@@ -167,7 +169,7 @@ def _set_duty(mesh: Path, region: str, device_id: str, duty: str) -> Device:
     from isthmus.devices.v1.devices_pb2 import SetDutyRequest
 
     request = SetDutyRequest(device_id=device_id, duty=device_pb2.Duty.Value(duty))
-    device: Device = _write(mesh, region, "SetDuty", request).device
+    device: Device = _devices(mesh, region).write("SetDuty", request).device
     return device
 
 
@@ -206,31 +208,12 @@ def _show(device: Device, as_json: bool) -> None:
     )
 
 
-def _read(mesh: Path, region: str, method: str, request: Any) -> Any:
+def _devices(mesh: Path, region: str) -> Calls:
     from isthmus.devices.v1.devices_pb2_grpc import DeviceServiceStub
 
-    from mesh.cli.calls import read
+    from mesh.cli.calls import Calls
 
-    return read(mesh, region, DeviceServiceStub, method, request)
-
-
-def _write(mesh: Path, region: str, method: str, request: Any) -> Any:
-    from isthmus.devices.v1.devices_pb2_grpc import DeviceServiceStub
-
-    from mesh.cli.calls import write
-
-    return write(mesh, region, DeviceServiceStub, method, request)
-
-
-def _list(mesh: Path, region: str) -> list[Device]:
-    from isthmus.devices.v1.devices_pb2 import ListDevicesRequest
-    from isthmus.devices.v1.devices_pb2_grpc import DeviceServiceStub
-
-    from mesh.cli.calls import pages
-
-    request = ListDevicesRequest(page_size=500)
-    replies = pages(mesh, region, DeviceServiceStub, "ListDevices", request)
-    return [device for reply in replies for device in reply.devices]
+    return Calls(mesh, region, DeviceServiceStub)
 
 
 async def _token(mesh: Path, region: str, device_id: str, hours: float) -> Any:

@@ -25,13 +25,16 @@ def render(
 ) -> None:
     """Writes the validated configuration of each sidecar: `DIR/<region>/<workload>/`."""
     from mesh.cli import output
+    from mesh.cli.failover import note_missing_failover
     from mesh.contracts import load as load_contract
     from mesh.envoy.render import render as render_all
     from mesh.local.layout import Layout
     from mesh.topology import load
 
     topology = load(mesh)
-    written = render_all(load_contract(), topology, Layout.of(topology).place, out)
+    contract = load_contract()
+    note_missing_failover(contract, topology)
+    written = render_all(contract, topology, Layout.of(topology).place, out)
     if as_json:
         output.print_json({"folders": [str(path) for path in written]})
     else:

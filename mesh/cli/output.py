@@ -38,6 +38,14 @@ def print_json(value: Any, *, one_line: bool = False) -> None:
     sys.stdout.flush()
 
 
+def print_deleted(key: str, name: str, as_json: bool) -> None:
+    """Says that the entity with that key is deleted."""
+    if as_json:
+        print_json({key: name, "deleted": True})
+    else:
+        print(f"{name} is deleted")
+
+
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]], empty: str) -> None:
     """Prints a table, or the sentence `empty` if it has no rows."""
     table = Table(box=None, pad_edge=False, header_style="bold")

@@ -33,13 +33,13 @@ def overview(
     from isthmus.overview.v1.overview_pb2_grpc import OverviewServiceStub
 
     from mesh.cli import output
-    from mesh.cli.calls import read
+    from mesh.cli.calls import Calls
     from mesh.cli.session import run
 
     if watch:
         run(_watch(mesh, region, as_json))
         return
-    reply = read(mesh, region, OverviewServiceStub, "GetOverview", GetOverviewRequest())
+    reply = Calls(mesh, region, OverviewServiceStub).read("GetOverview", GetOverviewRequest())
     if as_json:
         output.print_json(reply.overview)
     else:

@@ -26,17 +26,21 @@ def up(
     """
     from mesh.cli import output
     from mesh.cli.exits import CommandError, Exit
+    from mesh.cli.failover import note_missing_failover
     from mesh.cli.progress import view
+    from mesh.contracts import load as load_contract
     from mesh.local.layout import Layout
     from mesh.topology import load
 
     layout = Layout.of(load(mesh))
+    contract = load_contract()
 
     def tell(record: Record) -> None:
         if as_json:
             output.print_json(record.to_json())
         else:
             _welcome(layout, record, detach)
+        note_missing_failover(contract, layout.topology)
 
     with view(quiet=as_json) as watch:
         if detach:
@@ -47,11 +51,10 @@ def up(
         else:
             import asyncio
 
-            from mesh.contracts import load as load_contract
             from mesh.local.supervisor import Supervisor
 
             async def supervise() -> bool:
-                return await Supervisor(load_contract(), layout, watch).run(tell)
+                return await Supervisor(contract, layout, watch).run(tell)
 
             if not asyncio.run(supervise()):
                 raise CommandError("stopped before everything was up", Exit.INTERRUPTED)

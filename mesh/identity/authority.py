@@ -7,6 +7,7 @@ finds the right one while they rotate.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,9 +146,16 @@ def sign(
     )
 
 
-def check(signing_request: bytes) -> None:
-    """Raises `SigningRequestRefused` unless `sign` would take this DER signing request."""
-    _requested_key(signing_request)
+def check(signing_request: bytes) -> bytes:
+    """SHA-256 of the public key (its SubjectPublicKeyInfo in DER) in a DER signing request.
+
+    Raises `SigningRequestRefused` unless `sign` would take the request.
+    """
+    key = _requested_key(signing_request)
+    encoded = key.public_bytes(
+        serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
+    )
+    return hashlib.sha256(encoded).digest()
 
 
 def pem(*certificates: x509.Certificate) -> bytes:

@@ -69,8 +69,17 @@ def presented(spiffe_id: str, chain_pem: bytes, trust_pem: bytes) -> bytes:
     return chain_pem
 
 
-async def enrol(host: str, port: int, join_token: str, within: float = 5.0) -> Credentials:
-    """Trades a join token for a certificate over a fresh key, at an enrolment listener.
+async def enrol(
+    host: str,
+    port: int,
+    join_token: str,
+    key: keys.PrivateKey | None = None,
+    within: float = 5.0,
+) -> Credentials:
+    """Trades a join token for a certificate, at an enrolment listener.
+
+    It is over `key`, or a fresh one. Who tries again gives the same key: should the authority have
+    answered, and the answer not have come, the token is good for that key alone.
 
     The token goes only to a server that holds a certificate of this region's authority, below the
     root that the token pins. Takes `within` seconds at most.
@@ -83,7 +92,7 @@ async def enrol(host: str, port: int, join_token: str, within: float = 5.0) -> C
         async with asyncio.timeout(within):
             chain = await _presented_by(host, port)
             root, server = _pinned(chain, token, f"{host}:{port}")
-            key = keys.make_key()
+            key = key or keys.make_key()
             credentials = grpc.ssl_channel_credentials(root_certificates=authority.pem(root))
             options = [
                 ("grpc.ssl_target_name_override", server.dns_name),

@@ -5,7 +5,8 @@
 `kind` is `workload` or `device`; a workload's token is for the region that issued it. The token
 tells its holder which authority to trust before there is any other reason to, and the authority
 whom it signs for. The store keeps a hash of the secret alone, and a token is used in the same
-transaction that finds it unused, on disk before anything is signed.
+transaction that finds it unused, on disk before anything is signed. It is used for one key: whoever
+got no answer asks again with that key, and nobody else's key gets a certificate by it.
 """
 
 from __future__ import annotations
@@ -16,13 +17,14 @@ import secrets
 import sqlite3
 from contextlib import closing
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from mesh.identity import spiffe
 from mesh.identity.errors import SpiffeError, TokenRefused
 from mesh.identity.spiffe import DeviceId, Identity, WorkloadId
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PREFIX = "isthmus1"
 _SECRET_BYTES = 32
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -31,7 +33,8 @@ CREATE TABLE IF NOT EXISTS tokens (
   secret_hash BLOB PRIMARY KEY,
   subject TEXT NOT NULL,
   expires_us INTEGER NOT NULL,
-  used_us INTEGER
+  used_us INTEGER,
+  key_hash BLOB
 ) WITHOUT ROWID
 """
 
@@ -75,10 +78,18 @@ def parse(text: str) -> JoinToken:
     return token
 
 
+@dataclass(frozen=True)
+class Redeemed:
+    """What a token was good for: `since` is when it was used first."""
+
+    subject: Identity
+    since: datetime
+
+
 class TokenStore:
     """The tokens of one region, in SQLite.
 
-    Safe to open from several processes: a token is still used once.
+    Safe to open from several processes: a token is still used for one key.
     """
 
     def __init__(self, path: Path, region: str, root_hash: str) -> None:
@@ -90,6 +101,7 @@ class TokenStore:
         # EXTRA also syncs the folder after a commit: a used token stays used after a power cut.
         self._database.execute("PRAGMA synchronous = EXTRA")
         self._database.execute(_SCHEMA)
+        self._add_key_hash()
 
     def close(self) -> None:
         """Closes the file."""
@@ -122,10 +134,11 @@ class TokenStore:
             )
         return token
 
-    def redeem(self, text: str, trust_domain: str, now: datetime) -> Identity:
-        """Uses a token and says whom it stands for; it is used, on disk, before this returns.
+    def redeem(self, text: str, trust_domain: str, now: datetime, key_hash: bytes) -> Redeemed:
+        """Uses a token for a key; it is used, on disk, before this returns.
 
-        Raises `TokenRefused` if it is unknown, used, expired, or of another region or authority.
+        May be repeated with the same key until the token expires. Raises `TokenRefused` if it is
+        unknown, used for another key, expired, or of another region or authority.
         """
         token = parse(text)
         if token.region != self._region:
@@ -136,13 +149,26 @@ class TokenStore:
         if token.root_hash != self._root_hash:
             raise TokenRefused("the token is of another authority: ask this one for a new token")
         used = self._database.execute(
-            "UPDATE tokens SET used_us = ?1 WHERE secret_hash = ?2 AND subject = ?3 "
-            "AND used_us IS NULL AND expires_us > ?1",
-            (_us(now), _hashed(token), f"{token.kind}/{token.name}"),
-        ).rowcount
-        if used != 1:
+            "UPDATE tokens SET used_us = coalesce(used_us, ?1), key_hash = ?4 "
+            "WHERE secret_hash = ?2 AND subject = ?3 AND expires_us > ?1 "
+            "AND (used_us IS NULL OR key_hash = ?4) RETURNING used_us",
+            (_us(now), _hashed(token), f"{token.kind}/{token.name}", key_hash),
+        ).fetchall()
+        if not used:
             raise TokenRefused("the token is unknown, used or expired: ask for a new one")
-        return token.identity(trust_domain)
+        since = _EPOCH + timedelta(microseconds=used[0][0])
+        return Redeemed(token.identity(trust_domain), since)
+
+    def _add_key_hash(self) -> None:
+        """Stores of a former version lack the column; of what they used nobody knows the key."""
+        columns = {row[1] for row in self._database.execute("PRAGMA table_info(tokens)")}
+        if "key_hash" in columns:
+            return
+        try:
+            self._database.execute("ALTER TABLE tokens ADD COLUMN key_hash BLOB")
+        except sqlite3.OperationalError as error:
+            if "duplicate column" not in str(error):  # another process was faster
+                raise
 
 
 def _hashed(token: JoinToken) -> bytes:
@@ -151,4 +177,4 @@ def _hashed(token: JoinToken) -> bytes:
 
 
 def _us(time: datetime) -> int:
-    return int(time.timestamp() * 1_000_000)
+    return (time - _EPOCH) // timedelta(microseconds=1)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from mesh.local.errors import NotReady
 from mesh.local.layout import Layout
-from mesh.local.ports import holder, is_free
+from mesh.local.ports import for_outgoing, holder, is_free
 from mesh.place import EDGE
 from mesh.topology import Address, Topology
 
@@ -95,11 +95,18 @@ def check_ports(topology: Topology) -> None:
                 f"Change {key} in {topology.path}"
             ) from None
         if not free:
-            who = holder(address.port) or "another process"
-            raise NotReady(
-                f"{address} ({purpose}) is taken by {who}: "
-                f"stop it, or change {key} in {topology.path}"
-            )
+            raise NotReady(_taken(address, purpose, f"{key} in {topology.path}"))
+
+
+def _taken(address: Address, purpose: str, key: str) -> str:
+    who = holder(address.port)
+    outgoing = for_outgoing(address.port)
+    if who is None and outgoing is not None:
+        return (
+            f"{address} ({purpose}) is taken by an outgoing connection, for which this machine "
+            f"uses the ports {outgoing[0]} to {outgoing[-1]}: change {key} to one outside of them"
+        )
+    return f"{address} ({purpose}) is taken by {who or 'another process'}: stop it, or change {key}"
 
 
 def addresses(topology: Topology) -> Iterator[tuple[Address, str, str]]:

@@ -100,7 +100,7 @@ class Device:
     ) -> None:
         """Leaves another token while the device is not enrolled.
 
-        A token is used once, and on a slow machine the answer that used it up may come too late.
+        A token is its first user's alone, and on a slow machine that may be an earlier process.
         """
         while not self.enrolled(now()):
             await asyncio.sleep(_TOKEN_EVERY)

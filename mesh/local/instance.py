@@ -163,7 +163,7 @@ class Instance:
     async def _enrol_and_start(self, sidecar: Sidecar, join_token: str | None) -> None:
         """Starts a sidecar, with another token if one is refused.
 
-        A token is used once, and on a slow machine the answer that used it up may come too late.
+        A token is its first user's alone, and on a slow machine that may be an earlier process.
         """
         for _ in range(_TOKENS):
             try:

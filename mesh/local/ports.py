@@ -19,6 +19,7 @@ from pathlib import Path
 from mesh.topology import PORTS_PER_REGION, Address
 
 _FIRST, _LAST = 22_000, 32_000
+_OUTGOING = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 class NoFreePorts(Exception):
@@ -77,6 +78,16 @@ def is_free(address: Address) -> bool:
                 return False
             raise
     return True
+
+
+def for_outgoing(port: int) -> range | None:
+    """The ports that the kernel gives to outgoing connections, if the port is one of them."""
+    try:
+        first, last = map(int, _OUTGOING.read_text().split())
+    except (OSError, ValueError):
+        return None
+    ports = range(first, last + 1)
+    return ports if port in ports else None
 
 
 def holder(port: int) -> str | None:

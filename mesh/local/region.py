@@ -71,7 +71,7 @@ class LocalRegion:
     async def start(self) -> None:
         """Starts everything; returns once all workloads are healthy. Raises `StartFailed`.
 
-        The region must have been prepared: its tokens are valid once.
+        The region must have been prepared: a token is its first user's alone.
         """
         tokens = {} if self._prepared is None else self._prepared.tokens
         # Everybody else's first certificate comes from the authority.

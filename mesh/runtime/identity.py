@@ -15,14 +15,17 @@ from mesh.identity import enrolment, folder, tokens
 from mesh.identity.authority import fingerprints
 from mesh.identity.errors import AuthorityUnreachable, IdentityError, TokenRefused
 from mesh.identity.folder import Held
+from mesh.identity.keys import PrivateKey, make_key
 
 __all__ = [
     "AuthorityUnreachable",
     "Held",
     "IdentityError",
+    "PrivateKey",
     "TokenRefused",
     "enrol",
     "held",
+    "make_key",
     "pins_another_root",
     "renew",
 ]
@@ -50,14 +53,15 @@ def pins_another_root(join_token: str, found: Held) -> bool:
         return False
 
 
-async def enrol(path: Path, address: str, join_token: str) -> Held:
+async def enrol(path: Path, address: str, join_token: str, key: PrivateKey | None = None) -> Held:
     """Trades a join token for a certificate, and keeps both key and certificate in `path`.
 
+    `key` is a fresh one unless given; a token whose answer was lost is still good for its key.
     `address` is host:port of the enrolment listener of the token's region. Raises `TokenRefused`,
     and `AuthorityUnreachable` if it is worth trying again.
     """
     host, _, port = address.rpartition(":")
-    (await enrolment.enrol(host, int(port), join_token.strip())).write(path)
+    (await enrolment.enrol(host, int(port), join_token.strip(), key)).write(path)
     return folder.read(path)
 
 

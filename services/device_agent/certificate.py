@@ -9,7 +9,16 @@ from datetime import UTC, datetime
 import structlog
 
 from mesh.runtime.client import Edges, NoEdge, NoIdentity
-from mesh.runtime.identity import Held, IdentityError, enrol, held, pins_another_root, renew
+from mesh.runtime.identity import (
+    Held,
+    IdentityError,
+    PrivateKey,
+    enrol,
+    held,
+    make_key,
+    pins_another_root,
+    renew,
+)
 from services.device_agent.config import Config, ConfigError
 
 _log = structlog.get_logger("isthmus.certificate")
@@ -35,8 +44,9 @@ async def obtain(config: Config) -> Held:
     if found is not None and _is_outdated(found, config):
         _log.warning("the mesh has a new root: enrolling again")
         found = None
+    key = make_key()
     while found is None:
-        found = await _enrol(config)
+        found = await _enrol(config, key)
     if not found.spiffe_id.endswith(f"/device/{config.device_id}"):
         raise ConfigError(
             f"{config.identity} holds {found.spiffe_id}, and this is device "
@@ -54,7 +64,7 @@ def _is_outdated(found: Held, config: Config) -> bool:
         return False
 
 
-async def _enrol(config: Config) -> Held | None:
+async def _enrol(config: Config, key: PrivateKey) -> Held | None:
     if config.enrolment is None or config.join_token_file is None:
         raise ConfigError(
             f"{config.identity} holds no valid certificate: give --join-token-file and "
@@ -63,7 +73,7 @@ async def _enrol(config: Config) -> Held | None:
     try:
         # Read anew each time: whoever runs the device may have put a fresh one there.
         token = config.join_token_file.read_text()
-        found = await enrol(config.identity, config.enrolment, token)
+        found = await enrol(config.identity, config.enrolment, token, key)
     except (OSError, IdentityError) as error:
         _log.warning("not enrolled yet", why=str(error))
         await asyncio.sleep(random.uniform(*_ENROL_PAUSE_S))  # noqa: S311 - jitter

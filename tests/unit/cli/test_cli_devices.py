@@ -6,7 +6,7 @@ import pytest
 from isthmus.devices.v1 import device_pb2 as v1
 from isthmus.devices.v1.devices_pb2 import GetDeviceResponse, ListDevicesResponse
 
-from mesh.cli import devices
+from mesh.cli.calls import Calls
 from mesh.cli.exits import Exit
 from mesh.cli.main import run
 
@@ -42,7 +42,7 @@ def test_list(
     def pages(*_: object) -> list[ListDevicesResponse]:
         return [ListDevicesResponse(devices=[shown])]
 
-    monkeypatch.setattr("mesh.cli.calls.pages", pages)
+    monkeypatch.setattr(Calls, "pages", pages)
     assert run(["devices", "list"]) == Exit.OK
     _, row = capsys.readouterr().out.splitlines()
     assert [cell.strip() for cell in row.split("  ") if cell.strip()] == [
@@ -52,7 +52,7 @@ def test_list(
 
 def test_get(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     shown = device(0, ENCODING)
-    monkeypatch.setattr(devices, "_read", lambda *_: GetDeviceResponse(device=shown))
+    monkeypatch.setattr(Calls, "read", lambda *_: GetDeviceResponse(device=shown))
     assert run(["devices", "get", "encoder-1"]) == Exit.OK
     assert "encodes    news: on air, 67 segments" in capsys.readouterr().out
     shown.session.connected_rank = 1

@@ -16,6 +16,7 @@ from mesh.authority.service import AuthorityService, EnrolmentService, Signer
 from mesh.identity import authority, keys
 from mesh.identity.spiffe import DeviceId, Identity, WorkloadId
 from mesh.identity.tokens import TokenStore
+from mesh.runtime import Unauthenticated
 from mesh.runtime.context import Call, current
 from mesh.runtime.principal import Principal
 
@@ -78,6 +79,18 @@ async def test_a_device_certificate_says_when_it_enrolled(region: Authority) -> 
     assert _enrolled_ms(leaf) == [int(region.now.timestamp() * 1000)]
     workload = await region.enrol(region.token(WorkloadId(DOMAIN, "eu", "channels")))
     assert _enrolled_ms(workload) == []
+
+
+async def test_who_got_no_answer_enrols_again_with_the_same_key(region: Authority) -> None:
+    token, key = region.token(), keys.make_key()
+    first = await region.enrol(token, key)
+    region.now += timedelta(minutes=5)
+    again = await region.enrol(token, key)
+    assert again.public_key() == first.public_key() == key.public_key()
+    # It is one enrolment.
+    assert _enrolled_ms(again) == _enrolled_ms(first)
+    with pytest.raises(Unauthenticated, match="unknown, used or expired"):
+        await region.enrol(token)
 
 
 async def test_a_renewal_keeps_the_time_of_enrolment(region: Authority) -> None:

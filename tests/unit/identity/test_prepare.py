@@ -32,7 +32,7 @@ def _enrol(state: Path, region: str, workload: str, token: str, now: datetime) -
     issuer = keep.load(keep.data_folder(state, region) / keep.ISSUING)
     assert issuer is not None
     with closing(_store(state, region)) as store:
-        subject = store.redeem(token, TOPOLOGY.trust_domain, now)
+        subject = store.redeem(token, TOPOLOGY.trust_domain, now, b"key").subject
     key = keys.make_key()
     leaf = authority.sign(issuer, keys.signing_request(key), subject, now)
     Credentials(
@@ -107,10 +107,10 @@ def test_an_issuing_certificate_past_its_half_life_is_replaced_below_the_same_ro
 def test_a_devices_token_is_its_own_and_works_once(tmp_path: Path) -> None:
     token = device_token(tmp_path, TOPOLOGY, "us", "encoder-1", NOW)
     with closing(_store(tmp_path, "us")) as store:
-        subject = store.redeem(token, TOPOLOGY.trust_domain, NOW)
+        subject = store.redeem(token, TOPOLOGY.trust_domain, NOW, b"key").subject
         assert subject == DeviceId(TOPOLOGY.trust_domain, "encoder-1")
         with pytest.raises(TokenRefused):
-            store.redeem(token, TOPOLOGY.trust_domain, NOW)
+            store.redeem(token, TOPOLOGY.trust_domain, NOW, b"other key")
 
 
 def test_an_operator_gets_an_identity_folder(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -16,13 +17,14 @@ import pytest
 from mesh.identity import tokens
 from mesh.identity.errors import TokenRefused
 from mesh.identity.spiffe import DeviceId, OperatorId, WorkloadId
-from mesh.identity.tokens import TokenStore
+from mesh.identity.tokens import Redeemed, TokenStore
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
 ROOT = "ab" * 32
 DOMAIN = "mesh.test"
 DEVICE = DeviceId(DOMAIN, "encoder-1")
+KEY, OTHER = b"key", b"other key"
 
 
 @pytest.fixture
@@ -38,7 +40,7 @@ def test_a_token_names_its_subject_and_pins_the_root(store: TokenStore) -> None:
     assert text.startswith(f"isthmus1.eu.workload.channels.{ROOT}.")
     assert tokens.parse(text) == token
     assert token.secret not in repr(token)
-    assert store.redeem(text, DOMAIN, NOW) == WorkloadId(DOMAIN, "eu", "channels")
+    assert store.redeem(text, DOMAIN, NOW, KEY).subject == WorkloadId(DOMAIN, "eu", "channels")
 
 
 def test_secrets_have_256_bits_and_differ(store: TokenStore) -> None:
@@ -47,17 +49,35 @@ def test_secrets_have_256_bits_and_differ(store: TokenStore) -> None:
     assert all(len(secret) >= 43 for secret in secrets)  # 32 bytes in base64url
 
 
-def test_a_token_is_valid_once(store: TokenStore) -> None:
+def test_a_token_is_valid_for_one_key(store: TokenStore) -> None:
     text = str(store.issue(DEVICE, NOW, NOW + HOUR))
-    assert store.redeem(text, DOMAIN, NOW) == DEVICE
+    first = store.redeem(text, DOMAIN, NOW, KEY)
+    assert first == Redeemed(DEVICE, NOW)
     with pytest.raises(TokenRefused, match="unknown, used or expired"):
-        store.redeem(text, DOMAIN, NOW)
+        store.redeem(text, DOMAIN, NOW, OTHER)
+    # Whose answer was lost asks again, and is told the same.
+    assert store.redeem(text, DOMAIN, NOW + HOUR / 2, KEY) == first
+    with pytest.raises(TokenRefused, match="unknown, used or expired"):
+        store.redeem(text, DOMAIN, NOW + HOUR, KEY)
+
+
+def test_tokens_of_a_former_version_are_read(tmp_path: Path, store: TokenStore) -> None:
+    used, unused = (str(store.issue(DEVICE, NOW, NOW + HOUR)) for _ in range(2))
+    store.redeem(used, DOMAIN, NOW, KEY)
+    store.close()
+    with closing(sqlite3.connect(tmp_path / "tokens.sqlite")) as database:
+        database.execute("ALTER TABLE tokens DROP COLUMN key_hash")
+    again = TokenStore(tmp_path / "tokens.sqlite", "eu", ROOT)
+    with pytest.raises(TokenRefused, match="unknown, used or expired"):
+        again.redeem(used, DOMAIN, NOW, KEY)
+    assert again.redeem(unused, DOMAIN, NOW, KEY).subject == DEVICE
+    again.close()
 
 
 def test_a_token_expires(store: TokenStore) -> None:
     text = str(store.issue(DEVICE, NOW, NOW + HOUR))
     with pytest.raises(TokenRefused, match="unknown, used or expired"):
-        store.redeem(text, DOMAIN, NOW + HOUR)
+        store.redeem(text, DOMAIN, NOW + HOUR, KEY)
 
 
 def test_a_token_of_another_region_names_the_right_one(tmp_path: Path, store: TokenStore) -> None:
@@ -65,20 +85,20 @@ def test_a_token_of_another_region_names_the_right_one(tmp_path: Path, store: To
     text = str(other.issue(DEVICE, NOW, NOW + HOUR))
     other.close()
     with pytest.raises(TokenRefused, match="of region us: it is valid there only, not in eu"):
-        store.redeem(text, DOMAIN, NOW)
+        store.redeem(text, DOMAIN, NOW, KEY)
 
 
 def test_a_token_of_another_authority_is_refused(tmp_path: Path, store: TokenStore) -> None:
     text = str(store.issue(DEVICE, NOW, NOW + HOUR)).replace(ROOT, "cd" * 32)
     with pytest.raises(TokenRefused, match="another authority"):
-        store.redeem(text, DOMAIN, NOW)
+        store.redeem(text, DOMAIN, NOW, KEY)
 
 
 def test_the_subject_cannot_be_changed(store: TokenStore) -> None:
     text = str(store.issue(DEVICE, NOW, NOW + HOUR))
     with pytest.raises(TokenRefused):
-        store.redeem(text.replace("device.encoder-1", "workload.authority"), DOMAIN, NOW)
-    assert store.redeem(text, DOMAIN, NOW) == DEVICE
+        store.redeem(text.replace("device.encoder-1", "workload.authority"), DOMAIN, NOW, KEY)
+    assert store.redeem(text, DOMAIN, NOW, KEY).subject == DEVICE
 
 
 @pytest.mark.parametrize(
@@ -94,7 +114,7 @@ def test_nobody_else_joins_by_token(store: TokenStore, subject: WorkloadId | Ope
 )
 def test_what_is_no_token_is_refused_without_being_repeated(store: TokenStore, text: str) -> None:
     with pytest.raises(TokenRefused, match="not a join token"):
-        store.redeem(text, DOMAIN, NOW)
+        store.redeem(text, DOMAIN, NOW, KEY)
 
 
 def test_only_hashes_are_stored(tmp_path: Path, store: TokenStore) -> None:
@@ -106,22 +126,22 @@ def test_only_hashes_are_stored(tmp_path: Path, store: TokenStore) -> None:
 
 def test_a_used_token_stays_used_after_reopening(tmp_path: Path, store: TokenStore) -> None:
     used, unused = (str(store.issue(DEVICE, NOW, NOW + HOUR)) for _ in range(2))
-    store.redeem(used, DOMAIN, NOW)
+    store.redeem(used, DOMAIN, NOW, KEY)
     store.close()
     again = TokenStore(tmp_path / "tokens.sqlite", "eu", ROOT)
     with pytest.raises(TokenRefused):
-        again.redeem(used, DOMAIN, NOW)
-    assert again.redeem(unused, DOMAIN, NOW) == DEVICE
+        again.redeem(used, DOMAIN, NOW, OTHER)
+    assert again.redeem(unused, DOMAIN, NOW, KEY).subject == DEVICE
     again.close()
 
 
 def test_of_many_who_use_a_token_at_once_one_gets_it(tmp_path: Path, store: TokenStore) -> None:
     text = str(store.issue(DEVICE, NOW, NOW + HOUR))
 
-    def attempt(_: int) -> bool:
+    def attempt(number: int) -> bool:
         mine = TokenStore(tmp_path / "tokens.sqlite", "eu", ROOT)
         try:
-            mine.redeem(text, DOMAIN, NOW)
+            mine.redeem(text, DOMAIN, NOW, bytes([number]))
         except TokenRefused:
             return False
         finally:
@@ -146,7 +166,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from mesh.identity.tokens import TokenStore
 store = TokenStore(Path(sys.argv[1]), "eu", sys.argv[2])
-store.redeem(sys.argv[3], "mesh.test", datetime(2026, 1, 1, tzinfo=UTC))
+store.redeem(sys.argv[3], "mesh.test", datetime(2026, 1, 1, tzinfo=UTC), b"k")
 print("redeemed", flush=True)
 time.sleep(60)
 """
@@ -160,4 +180,4 @@ def test_a_used_token_stays_used_after_kill_9(tmp_path: Path, store: TokenStore)
         assert process.stdout.readline() == "redeemed\n"
         os.kill(process.pid, signal.SIGKILL)
     with pytest.raises(TokenRefused):
-        store.redeem(text, DOMAIN, NOW)
+        store.redeem(text, DOMAIN, NOW, OTHER)

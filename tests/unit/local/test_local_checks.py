@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.local import checks
+from mesh.local import checks, ports
 from mesh.local.derive import derive
 from mesh.local.errors import AlreadyUp, NotReady
 from mesh.local.layout import Layout, private_folder
@@ -77,6 +77,25 @@ def test_a_taken_port_is_named_with_its_holder_and_key(
         assert holder(port) is not None
     assert is_free(Address("127.0.0.1", port))
     assert holder(port) is None
+
+
+def test_a_port_that_an_outgoing_connection_took_is_explained(
+    topology: Topology, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = topology.regions[1].base_port
+    allowed = tmp_path / "ip_local_port_range"
+    allowed.write_text(f"{port - 50}\t{port + 50}\n")
+    monkeypatch.setattr(ports, "_OUTGOING", allowed)
+    with socket.socket() as server, socket.socket() as client:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        client.bind(("127.0.0.1", port))
+        client.connect(server.getsockname())
+        with pytest.raises(NotReady) as refused:
+            checks.check_ports(topology)
+    message = str(refused.value)
+    assert f"127.0.0.1:{port} (the edge of us) is taken by an outgoing connection" in message
+    assert f"ports {port - 50} to {port + 50}: change regions[1].base_port in" in message
 
 
 def test_a_foreign_address_cannot_be_bound(tmp_path: Path, topology: Topology) -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import grpc
 import pytest
+from isthmus.mesh.v1.authority_pb2 import EnrolRequest, EnrolResponse
 
 from mesh.identity import tokens
-from mesh.identity.authority import fingerprint, pem
+from mesh.identity.authority import check, fingerprint, pem
 from mesh.runtime.client import Edges, NoEdge
 from mesh.runtime.identity import (
     AuthorityUnreachable,
@@ -18,6 +20,7 @@ from mesh.runtime.identity import (
     held,
     renew,
 )
+from services.device_agent import certificate
 from services.device_agent import config as configuration
 from services.device_agent.certificate import obtain
 from services.device_agent.config import ConfigError
@@ -27,6 +30,22 @@ from tests.support.gateway import FakeEnrolment, FakeRenewal, TestAuthority
 def token(authority: TestAuthority, root_hash: str = "") -> str:
     pinned = root_hash or fingerprint(authority.root.certificate)
     return str(tokens.JoinToken(authority.region, "device", "encoder-1", pinned, "secret"))
+
+
+class LossyEnrolment(FakeEnrolment):
+    """Loses its first answer."""
+
+    asked: list[bytes]
+
+    async def Enrol(
+        self,
+        request: EnrolRequest,
+        context: grpc.aio.ServicerContext[EnrolRequest, EnrolResponse],
+    ) -> EnrolResponse:
+        self.asked = [*getattr(self, "asked", []), request.signing_request]
+        if len(self.asked) == 1:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, "lost")
+        return await super().Enrol(request, context)
 
 
 async def test_a_token_becomes_a_certificate(tmp_path: Path) -> None:
@@ -104,6 +123,28 @@ async def test_a_device_enrols_once_with_its_token(tmp_path: Path) -> None:
         await enrolment.stop()
     assert not path.exists()
     assert await obtain(config) == found
+
+
+async def test_a_device_asks_again_with_the_same_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The answer that used the token up may be lost; the token is still good for that key."""
+    monkeypatch.setattr(certificate, "_ENROL_PAUSE_S", (0.0, 0.0))
+    authority = TestAuthority()
+    enrolment = LossyEnrolment(authority, "encoder-1")
+    await enrolment.start()
+    path = tmp_path / "token"
+    path.write_text(token(authority))
+    try:
+        await obtain(
+            _settings(
+                tmp_path, ISTHMUS_ENROLMENT=enrolment.address, ISTHMUS_JOIN_TOKEN_FILE=str(path)
+            )
+        )
+    finally:
+        await enrolment.stop()
+    first, second = (check(request) for request in enrolment.asked)
+    assert first == second
 
 
 async def test_a_token_of_another_root_is_used_though_there_is_a_certificate(

@@ -50,9 +50,10 @@ class EnrolmentServiceServicer:
 
     def Enrol(self, request, context):
         """Trades a join token and a signing request for a certificate. The token names the subject, is
-        valid once, and only in the region that issued it. Errors: UNAUTHENTICATED if the token is
-        unknown, used, expired or of another region; INVALID_ARGUMENT if the request is not a
-        signing request for an ECDSA P-256 key.
+        valid for one key until it expires, and only in the region that issued it: whoever lost the
+        answer asks again with the same key. Errors: UNAUTHENTICATED if the token is unknown, used for
+        another key, expired or of another region; INVALID_ARGUMENT if the request is not a signing
+        request for an ECDSA P-256 key.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -37,9 +37,10 @@ class EnrolmentServiceStub:
     def __new__(cls, channel: _aio.Channel) -> EnrolmentServiceAsyncStub: ...
     Enrol: _grpc.UnaryUnaryMultiCallable[_authority_pb2.EnrolRequest, _authority_pb2.EnrolResponse]
     """Trades a join token and a signing request for a certificate. The token names the subject, is
-    valid once, and only in the region that issued it. Errors: UNAUTHENTICATED if the token is
-    unknown, used, expired or of another region; INVALID_ARGUMENT if the request is not a
-    signing request for an ECDSA P-256 key.
+    valid for one key until it expires, and only in the region that issued it: whoever lost the
+    answer asks again with the same key. Errors: UNAUTHENTICATED if the token is unknown, used for
+    another key, expired or of another region; INVALID_ARGUMENT if the request is not a signing
+    request for an ECDSA P-256 key.
     """
 
 @_typing.type_check_only
@@ -51,9 +52,10 @@ class EnrolmentServiceAsyncStub(EnrolmentServiceStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Enrol: _aio.UnaryUnaryMultiCallable[_authority_pb2.EnrolRequest, _authority_pb2.EnrolResponse]  # type: ignore[assignment]
     """Trades a join token and a signing request for a certificate. The token names the subject, is
-    valid once, and only in the region that issued it. Errors: UNAUTHENTICATED if the token is
-    unknown, used, expired or of another region; INVALID_ARGUMENT if the request is not a
-    signing request for an ECDSA P-256 key.
+    valid for one key until it expires, and only in the region that issued it: whoever lost the
+    answer asks again with the same key. Errors: UNAUTHENTICATED if the token is unknown, used for
+    another key, expired or of another region; INVALID_ARGUMENT if the request is not a signing
+    request for an ECDSA P-256 key.
     """
 
 class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -68,9 +70,10 @@ class EnrolmentServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_authority_pb2.EnrolResponse, _abc.Awaitable[_authority_pb2.EnrolResponse]]:
         """Trades a join token and a signing request for a certificate. The token names the subject, is
-        valid once, and only in the region that issued it. Errors: UNAUTHENTICATED if the token is
-        unknown, used, expired or of another region; INVALID_ARGUMENT if the request is not a
-        signing request for an ECDSA P-256 key.
+        valid for one key until it expires, and only in the region that issued it: whoever lost the
+        answer asks again with the same key. Errors: UNAUTHENTICATED if the token is unknown, used for
+        another key, expired or of another region; INVALID_ARGUMENT if the request is not a signing
+        request for an ECDSA P-256 key.
         """
 
 def add_EnrolmentServiceServicer_to_server(servicer: EnrolmentServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
