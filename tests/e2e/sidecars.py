@@ -17,7 +17,9 @@ from mesh.agent import Sidecar
 from mesh.agent.sidecar import utc_now
 from mesh.contracts.model import (
     Callers,
+    Consistency,
     Contract,
+    Durability,
     Idempotency,
     Locality,
     Location,
@@ -46,6 +48,8 @@ def _method(name: str, callers: Callers = _ALPHA, **changes: Any) -> Method:
         "server_streaming": False,
         "idempotency": Idempotency.UNKNOWN,
         "locality": Locality.NEAREST,
+        "consistency": Consistency.EVENTUAL,
+        "durability": Durability.REGION,
         "timeout": 10.0,
         "stream_max_age": None,
         "retry": None,
