@@ -3,10 +3,20 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
+from tests.support import ports
+
 _skipped: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _ports() -> Iterator[None]:
+    """A test's ports are its own until it has ended: there are about a hundred blocks for all."""
+    yield
+    ports.release()
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
