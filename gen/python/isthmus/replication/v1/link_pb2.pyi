@@ -220,9 +220,15 @@ class Acknowledgement(_message.Message):
     APPLIED_FIELD_NUMBER: _builtins.int
     DURABLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
-    def applied(self) -> _frame_pb2.Vector: ...
+    def applied(self) -> _frame_pb2.Vector:
+        """All that it has taken, on this stream or another, stored or not: an origin that starts again
+        goes on with its numbers only once each peer has said so.
+        """
+
     @_builtins.property
-    def durable(self) -> _frame_pb2.Vector: ...
+    def durable(self) -> _frame_pb2.Vector:
+        """What it has merged durably."""
+
     def __init__(
         self,
         *,
