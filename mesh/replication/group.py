@@ -297,9 +297,8 @@ class Group:
         now_ms = self.now_ms()
         repeated = await self._operations.repeated(context, now_ms)
         if repeated is not None:
-            # Where it went is not kept: what this region had written by now includes it.
-            own = {o: n for o, n in self.journal.vector.items() if o.region == self.region}
-            await self._reach_durability(own, context)
+            # Where it went is not kept: what is here by now includes it.
+            await self._reach_durability(dict(self.journal.vector), context)
             return repeated  # type: ignore[return-value] # what the first call returned
         self._committer.check_open()
         self.journal.begin_write(now_ms)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from mesh.replication import Group, RequestIdReused, Transaction, WriteContext
+from mesh.contracts.model import Durability
+from mesh.replication import Group, Origin, RequestIdReused, Transaction, WriteContext
 from mesh.replication.core import frames
 from mesh.replication.core.errors import ChainBroken
 from mesh.replication.core.frames import chain
@@ -48,6 +50,24 @@ async def test_a_repeat_in_another_region_returns_the_first_result(tmp_path: Pat
         assert (await count(us.group, asking(method="/test.v1.Test/Other"))) != first
         await until(lambda: equal(ap, eu, us))
         assert ap.group.get(Channel, "c1").takeovers == 2
+
+
+async def test_a_repeat_waits_for_the_durability_of_the_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with regions(tmp_path, "eu", "us") as (eu, us):
+        await count(eu.group, asking())
+        await until(lambda: equal(eu, us))
+        asked: list[dict[Origin, int]] = []
+
+        def holders(positions: dict[Origin, int]) -> list[str]:
+            asked.append(positions)
+            return ["eu", "us"]
+
+        monkeypatch.setattr(us.group._durable, "holders", holders)
+        await count(us.group, replace(asking(), durability=Durability.MAJORITY))
+        # It went to eu's journal, not to us's.
+        assert asked[0][eu.group.journal.origin] == eu.group.journal.vector[eu.group.journal.origin]
 
 
 async def test_a_receipt_comes_with_the_change_by_whichever_way(tmp_path: Path) -> None:
