@@ -54,34 +54,34 @@ class Region:
             lost_after=1.5,
             class_of=lambda name: Thing if name == THING else generated_class(name),
         )
-        self.server = grpc.aio.server()
-        region_of: Callable[[grpc.ServicerContext], str] = lambda context: dict(  # noqa: E731 # typed
-            context.invocation_metadata()
-        )["peer"]
-        link_pb2_grpc.add_LinkServiceServicer_to_server(
-            LinkServicer(self.group, region_of), self.server
-        )
-        feed_pb2_grpc.add_FeedServiceServicer_to_server(FeedServicer(self.group), self.server)
-        # A socket of its own for each start: gRPC removes it whenever the server is collected.
         self.starts += 1
-        socket = self.root / f"{self.name}-{self.starts}.sock"
-        self.server.add_insecure_port(f"unix:{socket}")
-        await self.server.start()
-        link = self.root / f"{self.name}.sock"
-        link.unlink(missing_ok=True)
-        link.symlink_to(socket)
+        self.servers = [await self._serve(who) for who in (*self.peers, "feeds")]
         self.group.connect(self.dial)
 
+    async def _serve(self, who: str) -> grpc.aio.Server:
+        """A server for one caller, who is known by the socket."""
+        server = grpc.aio.server()
+        link_pb2_grpc.add_LinkServiceServicer_to_server(
+            LinkServicer(self.group, lambda _: who), server
+        )
+        feed_pb2_grpc.add_FeedServiceServicer_to_server(FeedServicer(self.group), server)
+        # A socket of its own for each start: gRPC removes it whenever the server is collected.
+        socket = self.root / f"{self.name}-{self.starts}-{who}.sock"
+        server.add_insecure_port(f"unix:{socket}")
+        await server.start()
+        link = self.root / f"{self.name}-for-{who}.sock"
+        link.unlink(missing_ok=True)
+        link.symlink_to(socket)
+        return server
+
     def dial(self, peer: str) -> grpc.aio.Channel:
-        socket = self.root / ("nobody" if peer in self.cut_off else peer)
+        whom = "nobody" if peer in self.cut_off else f"{peer}-for-{self.name}"
         return grpc.aio.insecure_channel(
-            f"unix:{socket}.sock",
-            options=[("grpc.max_reconnect_backoff_ms", 200)],
-            interceptors=[_Named(self.name)],
+            f"unix:{self.root / whom}.sock", options=[("grpc.max_reconnect_backoff_ms", 200)]
         )
 
     async def stop(self) -> None:
-        await self.server.stop(0)
+        await asyncio.gather(*(server.stop(0) for server in self.servers))
         await self.group.close()
 
     async def title(self, key: str, title: str) -> None:
@@ -94,15 +94,6 @@ class Region:
             return message
 
         await self.group.write(change, FIRST_OPERATOR)
-
-
-class _Named(grpc.aio.StreamStreamClientInterceptor):
-    def __init__(self, name: str) -> None:
-        self._name = name
-
-    async def intercept_stream_stream(self, continuation, details, requests):
-        metadata = grpc.aio.Metadata(("peer", self._name))
-        return await continuation(details._replace(metadata=metadata), requests)
 
 
 async def until(condition: Callable[[], bool], seconds: float = 15) -> None:
@@ -234,7 +225,7 @@ async def test_a_feed_shows_what_the_group_shows(tmp_path: Path) -> None:
     async with regions(tmp_path, "eu") as (eu,):
         await eu.title("c1", "one")
         async with grpc.aio.insecure_channel(
-            f"unix:{tmp_path}/eu.sock", options=[("grpc.max_reconnect_backoff_ms", 200)]
+            f"unix:{tmp_path}/eu-for-feeds.sock", options=[("grpc.max_reconnect_backoff_ms", 200)]
         ) as channel:
             events = follow_feed(channel, [Channel])
             first = await anext(events)
