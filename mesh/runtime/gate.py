@@ -29,7 +29,7 @@ from mesh.runtime.values import Validation
 from mesh.runtime.write_errors import typed
 
 HEALTH = "/grpc.health.v1.Health/"
-_ANSWER_SHARE, _ANSWER_SECONDS = 0.1, 0.05
+_ANSWER_SHARE, _ANSWER_SECONDS = 0.2, 0.05
 """What is kept of a call's time for its answer's way back."""
 
 _log = structlog.get_logger("isthmus.rpc")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
@@ -129,11 +128,9 @@ async def test_not_yet_here_comes_before_the_deadline(tmp_path: Path, sessions: 
     beyond = tokens.encode({"channels": {Origin("us", 7): 3}, "devices": {Origin("us", 7): 9}})
     reader = Reader()
     async with serving(tmp_path, reader, rules=READING, sessions=sessions) as channel:
-        started = time.monotonic()
         with pytest.raises(grpc.aio.AioRpcError) as late:
             await asking(channel, beyond, 0.6)
-        assert time.monotonic() - started < 0.6
-        # A status that neither retries nor outlier detection act on.
+        # Not DEADLINE_EXCEEDED; and a status that neither retries nor outlier detection act on.
         assert late.value.code() is grpc.StatusCode.ABORTED
         info = reason_of(late.value)
         assert info.reason == "NOT_YET_HERE"
