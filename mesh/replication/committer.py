@@ -22,7 +22,7 @@ _log = logging.getLogger("isthmus.replication")
 FLUSH_SECONDS = 5.0
 FLUSH_ENTITIES = 20_000
 _FLUSH_PIECE = 100
-"""How many states are stored at once: commits wait for no more, about 5 ms."""
+"""How many states are stored at once: commits wait for no more, about 6 ms."""
 
 RETRY_SECONDS = 1.0
 

@@ -24,7 +24,7 @@ from mesh.replication.core import etags
 from mesh.replication.core.clocks import Origin, Vector, covers, milliseconds, vector_to_proto
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.durable import Durable
-from mesh.replication.core.entities import DELETE, EntityKey, EntityState
+from mesh.replication.core.entities import DELETE, EntityKey
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.journal import SALT_BITS, Journal, Visible, Write
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
@@ -221,7 +221,7 @@ class Group:
 
     def get_view(self, type: type[Message], key: str) -> View | None:
         """An entity with its generation and last change; a tombstone if it was deleted."""
-        entity = (self._schema.entity(type.DESCRIPTOR.full_name).name, key)
+        entity = self._entity(type, key)
         state = self.journal.committed.get(entity)
         return None if state is None else self._views.view(entity, state)
 
@@ -250,7 +250,7 @@ class Group:
 
         `Transaction.set`, `put` and `remove` take it, and change nothing that came since.
         """
-        state = self._state(type, key)
+        state = self.journal.committed.get(self._entity(type, key))
         return None if state is None or state.deleted else etags.encode(state)
 
     def versions(self, type: type[Message], key: str, field: str) -> builtins.list[Value]:
@@ -258,7 +258,7 @@ class Group:
 
         More than one is a conflict that nobody has resolved yet: writing the field does.
         """
-        state = self._state(type, key)
+        state = self.journal.committed.get(self._entity(type, key))
         schema = self._schema.entity(type.DESCRIPTOR.full_name)
         return [] if state is None else conflicts.versions(state, schema, field)
 
@@ -269,19 +269,15 @@ class Group:
 
         `Batch.conflicts` shows them as they come. Of a group the newest thousand are kept.
         """
-        entity = (
-            None if type is None else (self._schema.entity(type.DESCRIPTOR.full_name).name, key)
-        )
+        entity = None if type is None else self._entity(type, key)
         return self._conflict_views(self._store.conflicts(entity, CONFLICTS_KEPT))
 
     def _conflict_views(self, found: Iterable[Conflict]) -> builtins.list[ConflictView]:
         known = self._schema.entities
         return [conflicts.view(c, known[c.entity[0]]) for c in found if c.entity[0] in known]
 
-    def _state(self, type: type[Message], key: str) -> EntityState | None:
-        return self.journal.committed.get(
-            (self._schema.entity(type.DESCRIPTOR.full_name).name, key)
-        )
+    def _entity(self, type: type[Message], key: str) -> EntityKey:
+        return self._schema.entity(type.DESCRIPTOR.full_name).name, key
 
     # Writing.
 
@@ -329,9 +325,8 @@ class Group:
         needed = context.durability.of(self._durable.regions)
         if needed == 1:
             return
-        left = None if context.deadline is None else context.deadline - self._monotonic()
         if not await self._acknowledging.until(
-            lambda: len(self._durable.holders(position)) >= needed, left
+            lambda: len(self._durable.holders(position)) >= needed, self._left(context.deadline)
         ):
             raise DurabilityPending(self._durable.holders(position), needed)
 
@@ -351,12 +346,16 @@ class Group:
 
         Raises `NotYetHere` at `deadline` (seconds on the group's monotonic clock).
         """
-        left = None if deadline is None else deadline - self._monotonic()
-        if not await self._committing.until(lambda: covers(self.journal.vector, seen), left):
+        if not await self._committing.until(
+            lambda: covers(self.journal.vector, seen), self._left(deadline)
+        ):
             vector = self.journal.vector
             missing = self.unseen(seen).items()
             behind = {origin: sequence - vector.get(origin, 0) for origin, sequence in missing}
             raise NotYetHere(self.name, self.region, behind)
+
+    def _left(self, deadline: float | None) -> float | None:
+        return None if deadline is None else deadline - self._monotonic()
 
     # Following.
 
