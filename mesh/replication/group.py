@@ -484,7 +484,7 @@ class Group:
             for watcher in tuple(self._watchers):
                 watcher.offer(Batch(changes, decided))
         for frame in visible.frames:
-            self.changes_applied += len(frame.changes)
+            self.changes_applied += frame.count
             if self._on_applied is not None and frame.origin.region != self.region:
                 self._on_applied(self._applied(frame))
         self._links.committed()
@@ -502,9 +502,7 @@ class Group:
             origin=frame.origin,
             first=frame.first,
             last=frame.last,
-            trace_parents=tuple(
-                dict.fromkeys(c.trace_parent for c in frame.changes if c.trace_parent)
-            ),
+            trace_parents=frame.trace_parents,
             newest_ms=milliseconds(frame.newest),
         )
 

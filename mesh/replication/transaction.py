@@ -11,11 +11,12 @@ from google.protobuf.message import Message
 from mesh.replication import deltas
 from mesh.replication.core import cells, entities, etags
 from mesh.replication.core.cells import Stamp
-from mesh.replication.core.entities import DELETE, UPSERT, CellKey, Change, EntityKey, EntityState
+from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityKey, EntityState
 from mesh.replication.core.frames import MAX_WRITE
 from mesh.replication.core.journal import Journal, Step, Write
 from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.rules import escrow
+from mesh.replication.core.shapes import CellKey, pack, shape_of
 from mesh.replication.errors import (
     AlreadyExists,
     NotFound,
@@ -259,7 +260,7 @@ class Transaction:
             change = self._change(draft, left)
             changes.append(change)
             size += _CHANGE_OVERHEAD + len(draft.entity[1])
-            size += sum(len(path) + len(delta) + 8 for path, _, delta in change.cells)
+            size += len(change.content)
             if draft.after is not None:
                 steps.append(Step(draft.entity, draft.before, draft.after))
         if receipt is not None:
@@ -310,6 +311,7 @@ class Transaction:
         draft.after = entities.apply(draft.before, self._change(draft, 0))
 
     def _change(self, draft: _Draft, left: int) -> Change:
+        shape = shape_of(draft.cells)
         return Change(
             draft.entity,
             draft.generation,
@@ -319,7 +321,8 @@ class Transaction:
             self._context.trace_parent,
             self._context.request_id,
             left,
-            tuple((path, rule, delta) for (path, rule), delta in sorted(draft.cells.items())),
+            shape,
+            pack(shape, map(draft.cells.__getitem__, shape)),
         )
 
     def _look(self, entity: EntityKey) -> EntityState | None:

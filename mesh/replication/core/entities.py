@@ -9,14 +9,26 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from itertools import groupby
 from typing import NamedTuple
 
 from mesh.replication.core.cells import LATEST, RULES, Stamp, State
-from mesh.replication.core.errors import FormatUnknown
+from mesh.replication.core.errors import ChainBroken, FormatUnknown
+from mesh.replication.core.shapes import (
+    CellKey,
+    Packed,
+    Shape,
+    interned,
+    order,
+    pack,
+    places,
+    split,
+)
 from mesh.replication.core.wire import (
     LENGTH,
     check_field,
+    check_message,
     numbers,
     piece,
     read_piece,
@@ -29,9 +41,6 @@ from mesh.replication.core.wire import (
 
 UPSERT, DELETE = 1, 2
 """What a change does, numbered as in isthmus.replication.v1.ChangeKind."""
-
-CellKey = tuple[bytes, int]
-"""A cell: the path of field numbers as consecutive varints, and its merge rule."""
 
 EntityKey = tuple[str, str]
 """An entity: message type and key."""
@@ -47,7 +56,7 @@ class Changed(NamedTuple):
 
 
 class Change(NamedTuple):
-    """One change of one entity, as it stands in a frame; `cells` are (path, rule, delta).
+    """One change of one entity, as it stands in a frame; `content` brings the cells of `shape`.
 
     `writes_left` counts the changes that follow in the same write.
     """
@@ -60,7 +69,8 @@ class Change(NamedTuple):
     trace_parent: str
     request_id: str
     writes_left: int
-    cells: tuple[tuple[bytes, int, bytes], ...]
+    shape: Shape
+    content: bytes
 
 
 class EntityState(NamedTuple):
@@ -85,11 +95,14 @@ def join(one: EntityState | None, other: EntityState | None) -> EntityState | No
         return _settle(one, EntityState(one.generation, True, created, max(deletes), {}))
     if other.changed > one.changed and _replaces(other, one):
         return EntityState(one.generation, False, created, other.changed, other.cells)
-    cells = dict(one.cells)
+    cells = dict(one.cells.items())
     grown = False
     for key, state in other.cells.items():
         mine = cells.get(key)
-        merged = state if mine is None else RULES[key[1]].join(mine, state)
+        if mine is None or (key[1] == LATEST and state > mine):
+            merged = state
+        else:
+            merged = mine if key[1] == LATEST else RULES[key[1]].join(mine, state)
         if merged is not mine:
             cells[key] = merged
             grown = True
@@ -105,10 +118,17 @@ def _replaces(new: EntityState, old: EntityState) -> bool:
     So it is with one change's LATEST cells that cover the old ones: no cell of a state is newer
     than its `changed`.
     """
-    if not old.cells.keys() <= new.cells.keys():
+    cells, mine = new.cells, old.cells
+    if isinstance(cells, Packed):
+        if cells.changed != new.changed:
+            return False
+        if isinstance(mine, Packed):
+            return mine.shape is cells.shape or set(mine.shape) <= set(cells.shape)
+        return all(key in cells.shape for key in mine)
+    if not mine.keys() <= cells.keys():
         return False
     stamp = new.changed[:3]
-    return all(key[1] == LATEST and cell[:3] == stamp for key, cell in new.cells.items())
+    return all(key[1] == LATEST and cell[:3] == stamp for key, cell in cells.items())
 
 
 def _settle(one: EntityState, merged: EntityState) -> EntityState:
@@ -117,23 +137,34 @@ def _settle(one: EntityState, merged: EntityState) -> EntityState:
 
 
 def from_change(change: Change) -> EntityState:
-    """The state that a change alone stands for."""
+    """The state that a change alone stands for. Raises `ChainBroken` if it is damaged."""
     stamp = change.stamp
-    cells: dict[CellKey, State] = {}
-    deleted = change.kind == DELETE
-    if not deleted:
-        for path, number, delta in change.cells:
-            cells[path, number] = RULES[number].from_delta(stamp, delta)
-    return EntityState(change.generation, deleted, stamp, Changed(*stamp, change.actor), cells)
+    changed = Changed(*stamp, change.actor)
+    if change.kind == DELETE:
+        return EntityState(change.generation, True, stamp, changed, {})
+    cells: Mapping[CellKey, State]
+    if places(change.shape) is not None:
+        cells = Packed(change.shape, changed, change.content)
+    else:
+        deltas = split(change.shape, change.content)
+        cells = {
+            key: RULES[key[1]].from_delta(stamp, delta)
+            for key, delta in zip(change.shape, deltas, strict=True)
+        }
+    return EntityState(change.generation, False, stamp, changed, cells)
 
 
 def received(change: Change) -> EntityState:
     """The state that another region's change alone stands for.
 
-    Raises `ChainBroken` unless every value in it is a well-formed encoding of the field that its
-    path names. That asks for no schema, so it holds for fields of a newer contract as well.
+    Raises `ChainBroken` unless it is well framed: every value a well-formed encoding of the field
+    that its path names, and under a plain shape the whole a well-formed message. That asks for no
+    schema, so it holds for fields of a newer contract as well.
     """
     state = from_change(change)
+    if isinstance(state.cells, Packed):
+        check_message(change.content)
+        return state
     for (path, number), cell in state.cells.items():
         field = numbers(path)[-1]
         for value in RULES[number].values(cell):
@@ -149,37 +180,80 @@ def apply(state: EntityState | None, change: Change) -> EntityState:
 
 
 def encode(state: EntityState) -> bytes:
-    """The canonical bytes of a state: equal states have equal bytes, in every region."""
+    """The canonical bytes of a state: equal states have equal bytes, in every region.
+
+    LATEST fields of the entity itself that one change wrote stand together, as its content.
+    """
     changed = state.changed
+    runs, others = _runs(state)
     parts = [
         varint(state.generation),
         varint(state.deleted),
-        varint(state.created.clock),
-        text(state.created.region),
-        varint(state.created.incarnation),
-        varint(changed.clock),
-        text(changed.region),
-        varint(changed.incarnation),
+        _stamp(state.created),
+        _stamp(changed[:3]),
         text(changed.actor),
+        varint(len(runs)),
     ]
-    for key in sorted(state.cells):
+    for stamp, cells in sorted(runs.items()):
+        shape = tuple(key for key, _ in cells)
+        parts += (_stamp(stamp), _shape(shape), piece(pack(shape, (value for _, value in cells))))
+    for key in others:
         parts += (piece(key[0]), varint(key[1]), piece(RULES[key[1]].encode(state.cells[key])))
     return b"".join(parts)
+
+
+_Run = Mapping[tuple[int, str, int], Iterable[tuple[CellKey, bytes]]]
+
+
+def _runs(state: EntityState) -> tuple[_Run, list[CellKey]]:
+    """The plain LATEST cells by their stamp, and the keys of all others; each in order."""
+    cells = state.cells
+    if isinstance(cells, Packed):
+        values = split(cells.shape, cells.content)
+        return {cells.changed[:3]: list(zip(cells.shape, values, strict=True))}, []
+    runs: dict[tuple[int, str, int], list[tuple[CellKey, bytes]]] = {}
+    others = []
+    for key in sorted(cells, key=order):
+        if key[1] == LATEST and len(numbers(key[0])) == 1:
+            cell = cells[key]
+            runs.setdefault(cell[:3], []).append((key, cell[3]))
+        else:
+            others.append(key)
+    return runs, others
+
+
+def _stamp(stamp: tuple[int, str, int]) -> bytes:
+    return varint(stamp[0]) + _origin(stamp[1], stamp[2])
+
+
+@lru_cache(maxsize=1024)
+def _origin(region: str, incarnation: int) -> bytes:
+    return text(region) + varint(incarnation)
+
+
+@lru_cache(maxsize=4096)
+def _shape(shape: Shape) -> bytes:
+    return varint(len(shape)) + b"".join(piece(path) for path, _ in shape)
 
 
 def decode(data: bytes) -> EntityState:
     """The state of canonical bytes. Raises `FormatUnknown` and `ChainBroken`."""
     generation, at = read_varint(data, 0)
     deleted, at = read_varint(data, at)
-    clock, at = read_varint(data, at)
-    region, at = read_text(data, at)
-    incarnation, at = read_varint(data, at)
-    created = Stamp(clock, region, incarnation)
-    clock, at = read_varint(data, at)
-    region, at = read_text(data, at)
-    incarnation, at = read_varint(data, at)
+    created, at = _read_stamp(data, at)
+    stamp, at = _read_stamp(data, at)
     actor, at = read_text(data, at)
+    changed = Changed(*stamp, actor)
+    count, at = read_varint(data, at)
     cells: dict[CellKey, State] = {}
+    for _ in range(count):
+        stamp, at = _read_stamp(data, at)
+        shape, at = _read_shape(data, at)
+        content, at = read_piece(data, at)
+        packed = Packed(shape, changed if stamp == changed[:3] else (*stamp, ""), content)
+        if count == 1 and at == len(data):
+            return EntityState(generation, bool(deleted), created, changed, packed)
+        cells.update(packed.items())
     while at < len(data):
         path, at = read_piece(data, at)
         number, at = read_varint(data, at)
@@ -187,8 +261,26 @@ def decode(data: bytes) -> EntityState:
         if number not in RULES:
             raise FormatUnknown(f"merge rule {number} is not known to this version")
         cells[path, number] = RULES[number].decode(cell)
-    changed = Changed(clock, region, incarnation, actor)
     return EntityState(generation, bool(deleted), created, changed, cells)
+
+
+def _read_stamp(data: bytes, at: int) -> tuple[Stamp, int]:
+    clock, at = read_varint(data, at)
+    region, at = read_text(data, at)
+    incarnation, at = read_varint(data, at)
+    return Stamp(clock, region, incarnation), at
+
+
+def _read_shape(data: bytes, at: int) -> tuple[Shape, int]:
+    count, at = read_varint(data, at)
+    shape = []
+    for _ in range(count):
+        path, at = read_piece(data, at)
+        shape.append((path, LATEST))
+    found = interned(tuple(shape))
+    if places(found) is None:
+        raise ChainBroken("a state is damaged: fields in it are out of order")
+    return found, at
 
 
 def fingerprint(entity: EntityKey, state: EntityState) -> int:
@@ -207,6 +299,8 @@ def render(state: EntityState, rules: Mapping[bytes, int], key_field: bytes) -> 
     if state.deleted:
         return b""
     key_number = read_varint(key_field, 0)[0] >> 3
+    if isinstance(state.cells, Packed):
+        return _render_packed(state.cells, rules, key_number, key_field)
     chosen: dict[bytes, int] = {}
     for path, number in sorted(state.cells):
         if rules.get(path, number) == number and numbers(path)[0] != key_number:
@@ -214,6 +308,23 @@ def render(state: EntityState, rules: Mapping[bytes, int], key_field: bytes) -> 
     leaves = _leaves(state, chosen)
     leaves.append(((key_number,), key_field))
     return _message(sorted(leaves), 0)
+
+
+def _render_packed(
+    cells: Packed, rules: Mapping[bytes, int], key_number: int, key_field: bytes
+) -> bytes:
+    parts = []
+    key_due = True
+    for (path, rule), value in zip(cells.shape, split(cells.shape, cells.content), strict=True):
+        number = numbers(path)[0]
+        if key_due and number >= key_number:
+            parts.append(key_field)
+            key_due = False
+        if number != key_number and rules.get(path, rule) == rule:
+            parts.append(value)
+    if key_due:
+        parts.append(key_field)
+    return b"".join(parts)
 
 
 def _leaves(state: EntityState, chosen: Mapping[bytes, int]) -> list[tuple[tuple[int, ...], bytes]]:

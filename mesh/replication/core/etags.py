@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from mesh.replication.core.cells import RULES, Read
 from mesh.replication.core.clocks import Origin
-from mesh.replication.core.entities import CellKey, EntityState
+from mesh.replication.core.entities import EntityState
 from mesh.replication.core.errors import ChainBroken, EtagDamaged
 from mesh.replication.core.rules.dots import Dotted, read_dot, write_dot
+from mesh.replication.core.shapes import CellKey
 from mesh.replication.core.wire import piece, read_piece, read_varint, varint
 
 

@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
-from itertools import accumulate
-from typing import NamedTuple
+from itertools import chain as chained
+from itertools import repeat
+from typing import NamedTuple, TypeVar
 
 from google.protobuf.message import DecodeError
 from isthmus.replication.v1 import frame_pb2
@@ -23,10 +24,21 @@ from mesh.replication.core.clocks import (
     vector_from_proto,
     vector_to_proto,
 )
-from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityState
-from mesh.replication.core.errors import ChainBroken, FormatUnknown
+from mesh.replication.core.entities import (
+    DELETE,
+    UPSERT,
+    Change,
+    Changed,
+    EntityKey,
+    EntityState,
+    received,
+)
+from mesh.replication.core.errors import ChainBroken, FormatUnknown, LinkFault
 from mesh.replication.core.receipts import Receipt, from_proto, to_proto
+from mesh.replication.core.shapes import Packed, Shape, interned, places
 from mesh.replication.core.wire import numbers
+
+T = TypeVar("T")
 
 FORMAT = 1
 FORMATS = (FORMAT,)
@@ -47,24 +59,57 @@ _LARGEST_FIELD = (1 << 29) - 1  # Protobuf's own limits, here and below
 _DEEPEST = 64
 
 
-class Frame:
-    """A frame with its changes.
+class Columns(NamedTuple):
+    """The changes of a frame, entry i of each column belonging to change i."""
 
-    Of a received one also the state that each change stands for, and the receipts in it.
-    """
+    entities: Sequence[EntityKey]
+    generations: Sequence[int]
+    kinds: Sequence[int]
+    clocks: Sequence[int]
+    actors: Sequence[str]
+    traces: Sequence[str]
+    request_ids: Sequence[str]
+    writes_left: Sequence[int]
+    shapes: Sequence[Shape]
+    contents: Sequence[bytes]
+
+    def changes(self, origin: Origin) -> list[Change]:
+        """The same, change by change."""
+        stamps = map(cells.Stamp, self.clocks, repeat(origin.region), repeat(origin.incarnation))
+        return list(
+            map(
+                Change,
+                self.entities,
+                self.generations,
+                self.kinds,
+                stamps,
+                self.actors,
+                self.traces,
+                self.request_ids,
+                self.writes_left,
+                self.shapes,
+                self.contents,
+            )
+        )
+
+
+class Frame:
+    """A frame with its changes; of a received one also the state that each stands for."""
 
     __slots__ = (
+        "_changes",
         "body",
-        "changes",
+        "columns",
         "contract_digest",
+        "count",
         "dependencies",
         "dependency_clocks",
         "first",
         "hash",
         "last",
+        "newest",
         "origin",
         "receipts",
-        "rules",
         "states",
     )
 
@@ -74,32 +119,45 @@ class Frame:
         hash: bytes,
         origin: Origin,
         first: int,
-        changes: Sequence[Change],
+        columns: Columns,
         dependencies: Vector,
         contract_digest: bytes,
         dependency_clocks: Vector | None = None,
         receipts: Sequence[Receipt] = (),
-        rules: Iterable[int] | None = None,
+        changes: Sequence[Change] | None = None,
     ) -> None:
         self.body = body
         self.hash = hash
         self.origin = origin
         self.first = first
-        self.last = first + len(changes) - 1
-        self.changes = changes
+        self.count = len(columns.entities)
+        self.last = first + self.count - 1
+        self.columns = columns
         self.states: Sequence[EntityState] = ()
         self.dependencies = dependencies
         self.dependency_clocks = dependency_clocks or {}
         self.receipts = receipts
-        self.rules = frozenset(
-            (cell[1] for change in changes for cell in change.cells) if rules is None else rules
-        )
+        self.newest = max(columns.clocks)
+        """The highest clock in it."""
         self.contract_digest = contract_digest
+        self._changes = changes
 
     @property
-    def newest(self) -> int:
-        """The highest clock in it."""
-        return max(change.stamp.clock for change in self.changes)
+    def changes(self) -> Sequence[Change]:
+        """Its changes one by one: made when first asked for."""
+        if self._changes is None:
+            self._changes = self.columns.changes(self.origin)
+        return self._changes
+
+    @property
+    def rules(self) -> frozenset[int]:
+        """The merge rules of its cells."""
+        return frozenset(rule for shape in set(self.columns.shapes) for _, rule in shape)
+
+    @property
+    def trace_parents(self) -> tuple[str, ...]:
+        """The traces under which its changes were made."""
+        return tuple(trace for trace in dict.fromkeys(self.columns.traces) if trace)
 
 
 class StoredFrame(NamedTuple):
@@ -135,8 +193,28 @@ def build(
     """
     seen = {o: n for o, n in dependencies.items() if o != origin}
     seen_clocks = {o: (clocks or {}).get(o, 0) for o in sorted(seen)}
-    strings: dict[str, int] = {"": 0}
-    traces: dict[str, int] = {"": 0}
+    entities, generations, kinds, stamps, actors, traces, request_ids, left, shapes, contents = zip(
+        *changes, strict=True
+    )
+    columns = Columns(
+        entities,
+        generations,
+        kinds,
+        [stamp[0] for stamp in stamps],
+        actors,
+        traces,
+        request_ids,
+        left,
+        shapes,
+        contents,
+    )
+    types, keys = zip(*entities, strict=True)
+    strings = {
+        text: at
+        for at, text in enumerate({"": 0, **dict.fromkeys((*types, *actors, *request_ids))})
+    }
+    trace_at = {trace: at for at, trace in enumerate({"": 0, **dict.fromkeys(traces)})}
+    shape_at = {shape: at for at, shape in enumerate(dict.fromkeys(shapes))}
     body = frame_pb2.FrameBody(
         format=FORMAT,
         origin=frame_pb2.Origin(region=origin.region, incarnation=origin.incarnation),
@@ -144,27 +222,43 @@ def build(
         dependencies=vector_to_proto(seen),
         dependency_clocks=seen_clocks.values(),
         contract_digest=contract_digest,
-        clocks=[change.stamp.clock for change in changes],
-        types=[strings.setdefault(change.entity[0], len(strings)) for change in changes],
-        keys=[change.entity[1] for change in changes],
-        generations=[change.generation for change in changes],
-        kinds=[change.kind for change in changes],  # type: ignore[misc] # plain numbers of the enum
-        actors=[strings.setdefault(change.actor, len(strings)) for change in changes],
-        traces=[traces.setdefault(change.trace_parent, len(traces)) for change in changes],
-        writes_left=[change.writes_left for change in changes],
-        request_ids=[strings.setdefault(change.request_id, len(strings)) for change in changes],
-        cell_counts=[len(change.cells) for change in changes],
-        cell_paths=[cell[0] for change in changes for cell in change.cells],
-        cell_rules=[cell[1] for change in changes for cell in change.cells],
-        cell_deltas=[cell[2] for change in changes for cell in change.cells],
+        strings=strings,
+        trace_parents=trace_at,
+        clocks=columns.clocks,
+        types=map(strings.__getitem__, types),
+        keys=keys,
+        generations=generations,
+        kinds=kinds,
+        actors=map(strings.__getitem__, actors),
+        traces=map(trace_at.__getitem__, traces),
+        writes_left=left,
+        request_ids=map(strings.__getitem__, request_ids),
+        change_shapes=map(shape_at.__getitem__, shapes),
+        shapes=map(_shape_to_proto, shape_at),
+        contents=contents,
     )
     body.receipts.extend(to_proto(at, receipt) for at, receipt in receipts)
-    body.strings.extend(strings)
-    body.trace_parents.extend(traces)
     data = body.SerializeToString(deterministic=True)
     return Frame(
-        data, chain(previous, data), origin, first, changes, seen, contract_digest, seen_clocks
+        data,
+        chain(previous, data),
+        origin,
+        first,
+        columns,
+        seen,
+        contract_digest,
+        seen_clocks,
+        changes=changes,
     )
+
+
+def _places(columns: Iterable[Iterable[T]]) -> dict[T, int]:
+    """The distinct values of some columns, each with its place among them."""
+    return {value: at for at, value in enumerate(dict.fromkeys(chained.from_iterable(columns)))}
+
+
+def _shape_to_proto(shape: Shape) -> frame_pb2.Shape:
+    return frame_pb2.Shape(paths=[path for path, _ in shape], rules=[rule for _, rule in shape])
 
 
 def parse(body: bytes, hash: bytes) -> Frame:
@@ -181,40 +275,49 @@ def parse(body: bytes, hash: bytes) -> Frame:
     where = f"the frame of {origin} at {message.first_sequence}"
     if message.format != FORMAT:
         raise FormatUnknown(f"{where} has format {message.format}; this version reads {FORMAT}")
-    rules = set(message.cell_rules)
-    for number in rules:
-        if number not in cells.RULES:
-            raise FormatUnknown(f"{where} uses merge rule {number}, unknown to this version")
-    for path in set(message.cell_paths):
-        if not _is_path(path):
-            raise ChainBroken(f"{where} is damaged: it names a field that cannot be")
-    kinds = list(message.kinds)
-    if not set(kinds) <= {UPSERT, DELETE}:
-        raise FormatUnknown(f"{where} holds a kind of change that this version does not know")
     dependencies = vector_from_proto(message.dependencies)
     try:
+        shapes = [_shape_from_proto(shape) for shape in message.shapes]
         clocks = dict(zip(dependencies, message.dependency_clocks, strict=True))
-        changes = _changes(message, origin)
-        receipts = from_proto(message.receipts, changes)
+        columns = _columns(message, shapes)
+        receipts = from_proto(message.receipts, columns)
     except (ValueError, IndexError):
         raise ChainBroken(f"{where} is damaged: its columns do not match") from None
-    largest = max(origin.incarnation, message.first_sequence, *message.clocks, *message.generations)
-    if largest >= _TOO_LARGE:
-        raise ChainBroken(f"{where} is damaged: a number in it is beyond all reason")
-    if not changes or not message.first_sequence or changes[-1].writes_left:
+    except LinkFault as fault:
+        raise type(fault)(f"{where} {fault}") from None
+    if not set(columns.kinds) <= {UPSERT, DELETE}:
+        raise FormatUnknown(f"{where} holds a kind of change that this version does not know")
+    if not columns.entities or not message.first_sequence or columns.writes_left[-1]:
         raise ChainBroken(f"{where} is damaged: it does not hold whole writes")
-    return Frame(
+    frame = Frame(
         body,
         hash,
         origin,
         message.first_sequence,
-        changes,
+        columns,
         dependencies,
         message.contract_digest,
         clocks,
         receipts,
-        rules,
     )
+    largest = max(
+        origin.incarnation, message.first_sequence, frame.newest, max(columns.generations)
+    )
+    if largest >= _TOO_LARGE:
+        raise ChainBroken(f"{where} is damaged: a number in it is beyond all reason")
+    return frame
+
+
+def _shape_from_proto(message: frame_pb2.Shape) -> Shape:
+    for rule in message.rules:
+        if rule not in cells.RULES:
+            raise FormatUnknown(f"uses merge rule {rule}, unknown to this version")
+    if not all(map(_is_path, message.paths)):
+        raise ChainBroken("is damaged: it names a field that cannot be")
+    shape = tuple(zip(message.paths, message.rules, strict=True))
+    if len(set(shape)) < len(shape):
+        raise ChainBroken("is damaged: it names a field twice")
+    return interned(shape)
 
 
 @lru_cache(maxsize=4096)
@@ -227,51 +330,40 @@ def _is_path(path: bytes) -> bool:
     return 0 < len(found) <= _DEEPEST and all(0 < number <= _LARGEST_FIELD for number in found)
 
 
-def _changes(message: frame_pb2.FrameBody, origin: Origin) -> list[Change]:
+def _columns(message: frame_pb2.FrameBody, shapes: Sequence[Shape]) -> Columns:
     strings = list(message.strings)
     traces = list(message.trace_parents)
-    all_cells = list(zip(message.cell_paths, message.cell_rules, message.cell_deltas, strict=True))
-    counts = list(message.cell_counts)
-    if sum(counts) != len(all_cells):
-        raise ValueError("cells")
-    region, incarnation = origin
-    stamp = cells.Stamp
-    return [
-        Change(
-            (strings[type_at], key),
-            generation,
-            kind,
-            stamp(clock, region, incarnation),
-            strings[actor],
-            traces[trace],
-            strings[request_id],
-            left,
-            tuple(all_cells[end - count : end]),
-        )
-        for (
-            clock,
-            type_at,
-            key,
-            generation,
-            kind,
-            actor,
-            trace,
-            left,
-            request_id,
-            count,
-            end,
-        ) in zip(
-            message.clocks,
-            message.types,
-            message.keys,
-            message.generations,
-            message.kinds,
-            message.actors,
-            message.traces,
-            message.writes_left,
-            message.request_ids,
-            counts,
-            accumulate(counts),
-            strict=True,
-        )
-    ]
+    columns = Columns(
+        list(zip(map(strings.__getitem__, message.types), message.keys, strict=True)),
+        list(message.generations),
+        list(message.kinds),
+        list(message.clocks),
+        list(map(strings.__getitem__, message.actors)),
+        list(map(traces.__getitem__, message.traces)),
+        list(map(strings.__getitem__, message.request_ids)),
+        list(message.writes_left),
+        list(map(shapes.__getitem__, message.change_shapes)),
+        list(message.contents),
+    )
+    if len(set(map(len, columns))) != 1:
+        raise ValueError("columns of different lengths")
+    return columns
+
+
+def states(frame: Frame) -> Sequence[EntityState]:
+    """The state that each change of a received frame stands for. Raises `ChainBroken`."""
+    columns = frame.columns
+    plain = all(places(shape) is not None for shape in set(columns.shapes))
+    if not plain or DELETE in columns.kinds:
+        return [received(change) for change in frame.changes]
+    try:
+        frame_pb2.FrameContents.FromString(frame.body)
+    except DecodeError:
+        raise ChainBroken("a cell is damaged: its content is no message") from None
+    region, incarnation = frame.origin
+    stamps = map(cells.Stamp, columns.clocks, repeat(region), repeat(incarnation))
+    changed = list(
+        map(Changed, columns.clocks, repeat(region), repeat(incarnation), columns.actors)
+    )
+    packed = map(Packed, columns.shapes, changed, columns.contents)
+    return list(map(EntityState, columns.generations, repeat(False), stamps, changed, packed))

@@ -24,7 +24,7 @@ from mesh.replication.core.clocks import (
 )
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.digest import Digest
-from mesh.replication.core.entities import Change, EntityKey, EntityState, join, received
+from mesh.replication.core.entities import Change, EntityKey, EntityState, join
 from mesh.replication.core.errors import (
     ChainBroken,
     ClockAhead,
@@ -40,6 +40,7 @@ from mesh.replication.core.frames import (
     build,
     chain,
     parse,
+    states,
 )
 from mesh.replication.core.merging import Merging
 from mesh.replication.core.receipts import Receipt
@@ -232,7 +233,7 @@ class Journal:
         if origin == self.origin:
             raise RestoredBackup(f"{where} was written by this region, which lost it")
         try:
-            frame.states = [received(change) for change in frame.changes]
+            frame.states = states(frame)
         except ChainBroken as error:
             raise ChainBroken(f"{where} is damaged: {error}") from None
         self._received[origin] = frame.last

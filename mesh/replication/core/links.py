@@ -188,7 +188,7 @@ class Receiver:
 
     def _frame(self, message: frame_pb2.Frame, now_ms: int) -> None:
         frame, _ = self._journal.receive(message.body, message.hash, now_ms, self._asked)
-        size, changes = len(frame.body), len(frame.changes)
+        size, changes = len(frame.body), frame.count
         self._owed.append((frame.origin, frame.last, size, changes))
 
     def _heartbeat(self, message: link_pb2.Heartbeat, now_ms: int) -> None:

@@ -37,12 +37,27 @@ class Merging:
         """A frame that came from elsewhere."""
         unknown = conflicts.unseen(frame, self._vector)
         watched = conflicts.may_hold(frame, unknown)
+        if watched:
+            self._watched(frame, unknown)
+        else:
+            self._merge(zip(frame.columns.entities, frame.states, strict=True))
+        self._vector[frame.origin] = frame.last
+
+    def _watched(self, frame: Frame, unknown: Unseen) -> None:
         for change, state in zip(frame.changes, frame.states, strict=True):
             before = self._look(change.entity)
-            if watched:
-                self._note(before, change, state, unknown)
+            self._note(before, change, state, unknown)
             self._take(change.entity, before, entities.join(before, state))
-        self._vector[frame.origin] = frame.last
+
+    def _merge(self, states: Iterable[tuple[EntityKey, EntityState]]) -> None:
+        changes, committed, join = self.changes, self._committed, entities.join
+        for entity, state in states:
+            changed = changes.get(entity)
+            first = committed.get(entity) if changed is None else changed[0]
+            before = first if changed is None else changed[1]
+            after = join(before, state)
+            if after is not before and after is not None:
+                changes[entity] = (first, after)
 
     def _look(self, entity: EntityKey) -> EntityState | None:
         changed = self.changes.get(entity)

@@ -7,12 +7,11 @@ repeat has no second effect wherever it arrives after that.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from isthmus.replication.v1 import frame_pb2
 
 from mesh.replication.core.clocks import milliseconds
-from mesh.replication.core.entities import Change
 
 
 class Receipt(NamedTuple):
@@ -25,6 +24,22 @@ class Receipt(NamedTuple):
     type: str
     response: bytes
     time_ms: int
+
+
+class Columns(Protocol):
+    """The columns of a frame that receipts need."""
+
+    @property
+    def actors(self) -> Sequence[str]:
+        """Who asked for each change."""
+
+    @property
+    def request_ids(self) -> Sequence[str]:
+        """The operation id of each change's write."""
+
+    @property
+    def clocks(self) -> Sequence[int]:
+        """Each change's clock."""
 
 
 def to_proto(at: int, receipt: Receipt) -> frame_pb2.Receipt:
@@ -41,22 +56,20 @@ def to_proto(at: int, receipt: Receipt) -> frame_pb2.Receipt:
     )
 
 
-def from_proto(
-    messages: Iterable[frame_pb2.Receipt], changes: Sequence[Change]
-) -> tuple[Receipt, ...]:
+def from_proto(messages: Iterable[frame_pb2.Receipt], changes: Columns) -> tuple[Receipt, ...]:
     """The receipts in a frame. Raises IndexError if one is of no change."""
     found = []
     for message in messages:
-        change = changes[message.change]
+        at = message.change
         found.append(
             Receipt(
-                change.actor,
+                changes.actors[at],
                 message.method,
-                change.request_id,
+                changes.request_ids[at],
                 message.request_digest,
                 message.response_type,
                 message.response,
-                milliseconds(change.stamp.clock),
+                milliseconds(changes.clocks[at]),
             )
         )
     return tuple(found)

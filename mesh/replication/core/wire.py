@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from functools import lru_cache
 
+from google.protobuf.message import DecodeError
+from isthmus.replication.v1 import frame_pb2
+
 from mesh.replication.core.errors import ChainBroken
 
 VARINT, FIXED64, LENGTH, FIXED32 = 0, 1, 2, 5
@@ -94,6 +97,14 @@ def check_field(data: bytes, number: int) -> None:
             raise ChainBroken(f"a cell is damaged: wire type {wire_type} holds no value")
     if at > size:
         raise ChainBroken("a cell is damaged: it is shorter than it says")
+
+
+def check_message(data: bytes) -> None:
+    """Raises `ChainBroken` unless bytes are a message, of whatever fields."""
+    try:
+        frame_pb2.Content.FromString(data)
+    except DecodeError:
+        raise ChainBroken("a cell is damaged: its content is no message") from None
 
 
 def tag(number: int, wire_type: int) -> bytes:

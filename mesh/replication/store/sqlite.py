@@ -268,7 +268,7 @@ class SqliteStore:
                         change.actor,
                         change.trace_parent,
                         change.request_id,
-                        b"".join(piece(cell[0]) for cell in change.cells),
+                        b"".join(piece(path) for path, _ in change.shape),
                     )
 
     def _prune(self, cursor: sqlite3.Cursor, now_ms: int) -> None:

@@ -10,6 +10,7 @@ from mesh.replication.core.cells import Stamp, State
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityState
 from mesh.replication.core.rules import escrow
+from mesh.replication.core.shapes import CellKey, Shape, pack, shape_of
 
 REGIONS = (Origin("ap", 1), Origin("eu", 1), Origin("eu", 2))
 PATH = b"\x02"
@@ -114,6 +115,11 @@ def test_an_addition_wins_over_a_concurrent_removal() -> None:
         assert rule.render(1, rule.join(rule.join(base, first), second)) == b"\x0a\x01x"
 
 
+def packed(deltas: dict[CellKey, bytes]) -> tuple[Shape, bytes]:
+    shape = shape_of(deltas)
+    return shape, pack(shape, [deltas[key] for key in shape])
+
+
 @st.composite
 def changes(draw: st.DrawFn) -> list[Change]:
     """Changes with unique stamps; COUNTER totals grow with the clock, as a writer's do."""
@@ -121,11 +127,13 @@ def changes(draw: st.DrawFn) -> list[Change]:
     for clock in range(1, draw(st.integers(1, 8)) + 1):
         origin = draw(st.sampled_from(REGIONS))
         kind = draw(st.sampled_from([UPSERT, UPSERT, UPSERT, DELETE]))
-        deltas = []
+        deltas = {}
         if kind == UPSERT:
-            deltas.append((b"\x02", cells.LATEST, draw(VALUES)))
+            deltas[b"\x02", cells.LATEST] = draw(VALUES)
             if draw(st.booleans()):
-                deltas.append((b"\x03\x01", cells.COUNTER, bytes([clock, clock // 2])))
+                deltas[b"\x04", cells.LATEST] = draw(st.sampled_from([b"", b"\x20\x01"]))
+            if draw(st.booleans()):
+                deltas[b"\x03\x01", cells.COUNTER] = bytes([clock, clock // 2])
         found.append(
             Change(
                 ("t", "k"),
@@ -136,7 +144,7 @@ def changes(draw: st.DrawFn) -> list[Change]:
                 "",
                 "",
                 0,
-                tuple(deltas),
+                *packed(deltas),
             )
         )
     return found
@@ -180,9 +188,9 @@ def test_entity_states_are_a_semilattice(x: list[Change], y: list[Change], z: li
 
 def test_a_delete_ends_its_generation_and_no_other() -> None:
     def change(clock: int, generation: int, kind: int) -> Change:
-        cell = ((b"\x02", cells.LATEST, b"\x12\x01a"),) if kind == UPSERT else ()
+        cell = {(b"\x02", cells.LATEST): b"\x12\x01a"} if kind == UPSERT else {}
         stamp = Stamp(clock, "eu", 1)
-        return Change(("t", "k"), generation, kind, stamp, "a", "", "", 0, cell)
+        return Change(("t", "k"), generation, kind, stamp, "a", "", "", 0, *packed(cell))
 
     deleted = fold([change(1, 1, UPSERT), change(2, 1, DELETE), change(3, 1, UPSERT)])
     assert deleted is not None and deleted.deleted and not deleted.cells

@@ -8,8 +8,8 @@ import pytest
 from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import frame_pb2
 
-from mesh.replication.core import cells, errors
-from mesh.replication.core.cells import LATEST, MAX, SET
+from mesh.replication.core import cells, entities, errors, shapes
+from mesh.replication.core.cells import FIRST, LATEST, MAX, SET
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.frames import chain
 from mesh.replication.core.wire import piece, read_varint, varint
@@ -27,10 +27,13 @@ def frame(path: bytes, rule: int, delta: bytes) -> bytes:
     eu.write(lambda tx: tx.create(Channel(channel_id="c1", title="news")), 0)
     eu.commit()
     body = frame_pb2.FrameBody.FromString(eu.log.frames[0].body)
-    body.cell_counts[0] += 1
-    body.cell_paths.append(path)
-    body.cell_rules.append(rule)
-    body.cell_deltas.append(delta)
+    (shape,) = body.shapes
+    cells_here = tuple(zip(shape.paths, shape.rules, strict=True))
+    deltas = dict(zip(cells_here, shapes.split(cells_here, body.contents[0]), strict=True))
+    deltas[path, rule] = delta
+    covered = shapes.shape_of(deltas)
+    shape.paths[:], shape.rules[:] = zip(*covered, strict=True)
+    body.contents[0] = shapes.pack(covered, [deltas[key] for key in covered])
     return body.SerializeToString()
 
 
@@ -59,10 +62,10 @@ def added(*elements: bytes) -> bytes:
         pytest.param(TITLE, LATEST, b"\x10\x80", id="ends inside a number"),
         pytest.param(TITLE, LATEST, b"\x11abc", id="half of a fixed64"),
         pytest.param(TITLE, LATEST, b"\x15abc", id="half of a fixed32"),
-        pytest.param(TITLE, LATEST, b"\x13\x14", id="a group"),
         pytest.param(TITLE, LATEST, b"\x16a", id="no wire type"),
-        pytest.param(TITLE, LATEST, b"\x1a\x01a", id="another field"),
-        pytest.param(TITLE, LATEST, b"\x12\x01a\x0a\x02c2", id="another field behind it"),
+        pytest.param(TITLE, FIRST, b"\x13\x14", id="a group"),
+        pytest.param(TITLE, FIRST, b"\x1a\x01a", id="another field"),
+        pytest.param(TITLE, FIRST, b"\x12\x01a\x0a\x02c2", id="another field behind it"),
         pytest.param(WIDTH, LATEST, b"\x28\x01", id="the outer field's number"),
         pytest.param(UNKNOWN, LATEST, b"\xa2\x06\x05ab", id="a field of a newer contract"),
         pytest.param(ASSIGNMENT, MAX, offered(b"\x42\x05ab"), id="under MAX"),
@@ -73,6 +76,23 @@ def added(*elements: bytes) -> bytes:
 def test_a_value_that_is_no_field_is_refused(path: bytes, rule: int, delta: bytes) -> None:
     with pytest.raises(errors.ChainBroken, match=r"the frame of eu\S* at 1 is damaged"):
         received(path, rule, delta)
+
+
+@pytest.mark.parametrize(
+    ("delta", "title"),
+    [
+        pytest.param(b"\x1a\x01a", "", id="another field"),
+        pytest.param(b"\x12\x01a\x0a\x02c2", "a", id="another field behind it"),
+        pytest.param(b"\x12\x01a\x1b\x1c\x12\x01b", "a", id="a group behind it"),
+    ],
+)
+def test_what_a_plain_shape_does_not_name_is_passed_over(delta: bytes, title: str) -> None:
+    us = received(TITLE, LATEST, delta)
+    assert us.get("c1") == Channel(channel_id="c1", title=title)
+    state = us.journal.committed[CHANNEL, "c1"]
+    unpacked = state._replace(cells=dict(state.cells.items()))
+    assert entities.encode(state) == entities.encode(unpacked)
+    assert entities.decode(entities.encode(state)) == state
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import frame_pb2, link_pb2
+from isthmus.replication.v1.frame_pb2 import Shape
 
 from mesh.replication.core import entities, errors
 from mesh.replication.core.clocks import Origin
@@ -66,19 +67,22 @@ def test_a_frame_out_of_the_chain_is_refused(pair: tuple[Region, Region]) -> Non
     ("columns", "error"),
     [
         ({"format": 2}, errors.FormatUnknown),
-        ({"cell_rules": [99, 7]}, errors.FormatUnknown),
+        ({"shapes": [Shape(paths=[b"\x02"], rules=[99])]}, errors.FormatUnknown),
         ({"kinds": [9]}, errors.FormatUnknown),
         ({"keys": ["a", "b"]}, errors.ChainBroken),
-        ({"cell_counts": [3]}, errors.ChainBroken),
+        ({"change_shapes": [3]}, errors.ChainBroken),
         ({"writes_left": [1]}, errors.ChainBroken),
         ({"first_sequence": 0}, errors.ChainBroken),
         ({"actors": [77]}, errors.ChainBroken),
-        ({"cell_deltas": [b"x", b"\xff"]}, errors.ChainBroken),
-        ({"cell_paths": [b"", b"\x12"]}, errors.ChainBroken),
-        ({"cell_paths": [b"\x80", b"\x12"]}, errors.ChainBroken),
-        ({"cell_paths": [b"\x00", b"\x12"]}, errors.ChainBroken),
-        ({"cell_paths": [b"\x80\x80\x80\x80\x02", b"\x12"]}, errors.ChainBroken),
-        ({"cell_paths": [b"\x01" * 65, b"\x12"]}, errors.ChainBroken),
+        ({"contents": [b"\x05"]}, errors.ChainBroken),
+        ({"contents": [b"\x00\x00\x00"]}, errors.ChainBroken),
+        ({"shapes": [Shape(paths=[b""], rules=[1])]}, errors.ChainBroken),
+        ({"shapes": [Shape(paths=[b"\x80"], rules=[1])]}, errors.ChainBroken),
+        ({"shapes": [Shape(paths=[b"\x00"], rules=[1])]}, errors.ChainBroken),
+        ({"shapes": [Shape(paths=[b"\x80\x80\x80\x80\x02"], rules=[1])]}, errors.ChainBroken),
+        ({"shapes": [Shape(paths=[b"\x01" * 65], rules=[1])]}, errors.ChainBroken),
+        ({"shapes": [Shape(paths=[b"\x02"], rules=[1, 1])]}, errors.ChainBroken),
+        ({"shapes": [Shape(paths=[b"\x02"] * 2, rules=[1, 1])]}, errors.ChainBroken),
         ({"clocks": [(1_000_000 + 6 * 60_000) << 16]}, errors.ClockAhead),
     ],
 )

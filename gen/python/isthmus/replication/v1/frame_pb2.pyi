@@ -164,10 +164,9 @@ class FrameBody(_message.Message):
     TRACES_FIELD_NUMBER: _builtins.int
     WRITES_LEFT_FIELD_NUMBER: _builtins.int
     REQUEST_IDS_FIELD_NUMBER: _builtins.int
-    CELL_COUNTS_FIELD_NUMBER: _builtins.int
-    CELL_PATHS_FIELD_NUMBER: _builtins.int
-    CELL_RULES_FIELD_NUMBER: _builtins.int
-    CELL_DELTAS_FIELD_NUMBER: _builtins.int
+    CHANGE_SHAPES_FIELD_NUMBER: _builtins.int
+    SHAPES_FIELD_NUMBER: _builtins.int
+    CONTENTS_FIELD_NUMBER: _builtins.int
     RECEIPTS_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """The version of this format: 1."""
@@ -230,22 +229,19 @@ class FrameBody(_message.Message):
         """Index into `strings`: the operation id of the write; the empty string where it had none."""
 
     @_builtins.property
-    def cell_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """How many of the cells below belong to change i: the mask of what it covers."""
+    def change_shapes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Index into `shapes`: which cells the change covers."""
 
     @_builtins.property
-    def cell_paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """Cells of all changes, one after the other.
-        The path of field numbers inside the entity, as consecutive varints.
+    def shapes(self) -> _containers.RepeatedCompositeFieldContainer[Global___Shape]:
+        """The sets of cells that the changes of this frame cover."""
+
+    @_builtins.property
+    def contents(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """What each change brings for the cells of its shape. Where these are all LATEST fields of the
+        entity itself, their message: a field that is missing in it is cleared. Else, for each cell in
+        turn, the length of its delta as a varint and the delta, in the form that its rule defines.
         """
-
-    @_builtins.property
-    def cell_rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """The merge rule as in isthmus.options.v1.Merge, so that a region merges what it does not know."""
-
-    @_builtins.property
-    def cell_deltas(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
-        """What to merge into the cell, in the form that the rule defines."""
 
     @_builtins.property
     def receipts(self) -> _containers.RepeatedCompositeFieldContainer[Global___Receipt]:
@@ -271,19 +267,89 @@ class FrameBody(_message.Message):
         traces: _abc.Iterable[_builtins.int] | None = ...,
         writes_left: _abc.Iterable[_builtins.int] | None = ...,
         request_ids: _abc.Iterable[_builtins.int] | None = ...,
-        cell_counts: _abc.Iterable[_builtins.int] | None = ...,
-        cell_paths: _abc.Iterable[_builtins.bytes] | None = ...,
-        cell_rules: _abc.Iterable[_builtins.int] | None = ...,
-        cell_deltas: _abc.Iterable[_builtins.bytes] | None = ...,
+        change_shapes: _abc.Iterable[_builtins.int] | None = ...,
+        shapes: _abc.Iterable[Global___Shape] | None = ...,
+        contents: _abc.Iterable[_builtins.bytes] | None = ...,
         receipts: _abc.Iterable[Global___Receipt] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["dependencies", b"dependencies", "origin", b"origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "cell_counts", b"cell_counts", "cell_deltas", b"cell_deltas", "cell_paths", b"cell_paths", "cell_rules", b"cell_rules", "clocks", b"clocks", "contract_digest", b"contract_digest", "dependencies", b"dependencies", "dependency_clocks", b"dependency_clocks", "first_sequence", b"first_sequence", "format", b"format", "generations", b"generations", "keys", b"keys", "kinds", b"kinds", "origin", b"origin", "receipts", b"receipts", "request_ids", b"request_ids", "strings", b"strings", "trace_parents", b"trace_parents", "traces", b"traces", "types", b"types", "writes_left", b"writes_left"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actors", b"actors", "change_shapes", b"change_shapes", "clocks", b"clocks", "contents", b"contents", "contract_digest", b"contract_digest", "dependencies", b"dependencies", "dependency_clocks", b"dependency_clocks", "first_sequence", b"first_sequence", "format", b"format", "generations", b"generations", "keys", b"keys", "kinds", b"kinds", "origin", b"origin", "receipts", b"receipts", "request_ids", b"request_ids", "shapes", b"shapes", "strings", b"strings", "trace_parents", b"trace_parents", "traces", b"traces", "types", b"types", "writes_left", b"writes_left"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FrameBody: _TypeAlias = FrameBody  # noqa: Y015
+
+@_typing.final
+class Shape(_message.Message):
+    """Which cells a change covers, in the order of their field numbers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PATHS_FIELD_NUMBER: _builtins.int
+    RULES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def paths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """Of each cell the path of field numbers inside the entity, as consecutive varints."""
+
+    @_builtins.property
+    def rules(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Of each cell the merge rule as in isthmus.options.v1.Merge, so that a region merges what it does
+        not know.
+        """
+
+    def __init__(
+        self,
+        *,
+        paths: _abc.Iterable[_builtins.bytes] | None = ...,
+        rules: _abc.Iterable[_builtins.int] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["paths", b"paths", "rules", b"rules"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Shape: _TypeAlias = Shape  # noqa: Y015
+
+@_typing.final
+class FrameContents(_message.Message):
+    """A FrameBody of which only the contents are read, as messages: so their framing is checked."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CONTENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def contents(self) -> _containers.RepeatedCompositeFieldContainer[Global___Content]: ...
+    def __init__(
+        self,
+        *,
+        contents: _abc.Iterable[Global___Content] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contents", b"contents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FrameContents: _TypeAlias = FrameContents  # noqa: Y015
+
+@_typing.final
+class Content(_message.Message):
+    """Fields that are not looked at."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Content: _TypeAlias = Content  # noqa: Y015
 
 @_typing.final
 class Receipt(_message.Message):

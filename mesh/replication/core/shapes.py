@@ -1,0 +1,154 @@
+"""Shapes: which cells a change covers, and how what it brings for them lies in one piece of bytes.
+
+Most changes of a group cover the same few sets of cells, so a frame names each set once, and of
+each change holds one piece: its content. Under a *plain* shape, of LATEST fields of the entity
+itself, that is the message of these fields, each in its place; a field that is missing is cleared.
+Under any other shape it is the deltas, each with its length before it.
+
+A plain content is told apart into values only when somebody needs them. Its framing is checked
+when it arrives; what else is in it than its shape says is passed over, in every region alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache
+
+from mesh.replication.core.cells import LATEST
+from mesh.replication.core.errors import ChainBroken
+from mesh.replication.core.rules.rule import State
+from mesh.replication.core.wire import (
+    FIXED32,
+    FIXED64,
+    LENGTH,
+    VARINT,
+    numbers,
+    piece,
+    read_piece,
+    read_varint,
+)
+
+CellKey = tuple[bytes, int]
+"""A cell: the path of field numbers as consecutive varints, and its merge rule."""
+
+Shape = tuple[CellKey, ...]
+"""The cells that a change covers, in the order of their field numbers."""
+
+
+def order(cell: CellKey) -> tuple[tuple[int, ...], int]:
+    """What sorts cells: their field numbers, then their rules."""
+    return numbers(cell[0]), cell[1]
+
+
+def shape_of(cells: Iterable[CellKey]) -> Shape:
+    """The shape of some cells; equal ones are one object, as long as they are in use."""
+    return interned(tuple(sorted(cells, key=order)))
+
+
+@lru_cache(maxsize=4096)
+def interned(shape: Shape) -> Shape:
+    """One object for all equal shapes, so that comparing them costs nothing."""
+    return shape
+
+
+@lru_cache(maxsize=4096)
+def places(shape: Shape) -> Mapping[int, int] | None:
+    """Of a plain shape the place of each field number in it; None if it is not plain."""
+    found = {}
+    for place, (path, rule) in enumerate(shape):
+        way = numbers(path)
+        if rule != LATEST or len(way) != 1:
+            return None
+        found[way[0]] = place
+    return found if list(found) == sorted(found) and len(found) == len(shape) else None
+
+
+def pack(shape: Shape, deltas: Iterable[bytes]) -> bytes:
+    """The content of a change that brings these deltas, in the order of its shape."""
+    return b"".join(deltas) if places(shape) is not None else b"".join(map(piece, deltas))
+
+
+def split(shape: Shape, content: bytes) -> Sequence[bytes]:
+    """The deltas in a content, in the order of its shape. Raises `ChainBroken` if not plain."""
+    plain = places(shape)
+    if plain is not None:
+        return _fields(plain, content)
+    found = []
+    at = 0
+    for _ in shape:
+        delta, at = read_piece(content, at)
+        found.append(delta)
+    if at != len(content):
+        raise ChainBroken("a cell is damaged: there is more than its shape has room for")
+    return found
+
+
+def _fields(plain: Mapping[int, int], content: bytes) -> list[bytes]:
+    values = [b""] * len(plain)
+    at, size = 0, len(content)
+    try:
+        while at < size:
+            start = at
+            key = content[at]
+            at += 1
+            if key > 127:
+                key, at = read_varint(content, start)
+            kind = key & 7
+            if kind == LENGTH:
+                length = content[at]
+                at += 1
+                if length > 127:
+                    length, at = read_varint(content, at - 1)
+                at += length
+            elif kind == VARINT:
+                while content[at] > 127:
+                    at += 1
+                at += 1
+            elif kind in (FIXED64, FIXED32):
+                at += 8 if kind == FIXED64 else 4
+            else:
+                break
+            place = plain.get(key >> 3)
+            if place is not None and at <= size:
+                values[place] += content[start:at]
+    except (IndexError, ChainBroken):
+        pass  # as far as it can be read, like every region that reads it
+    return values
+
+
+class Packed(Mapping[CellKey, State]):
+    """The cells of one change with a plain shape: told apart once somebody looks into them."""
+
+    __slots__ = ("_cells", "changed", "content", "shape")
+
+    def __init__(self, shape: Shape, changed: tuple[int, str, int, str], content: bytes) -> None:
+        self.shape = shape
+        self.changed = changed
+        self.content = content
+        self._cells: dict[CellKey, State] | None = None
+
+    def cells(self) -> dict[CellKey, State]:
+        """The cells, each with its state. Not to be changed."""
+        if self._cells is None:
+            clock, region, incarnation, _ = self.changed
+            values = split(self.shape, self.content)
+            self._cells = {
+                key: (clock, region, incarnation, value)
+                for key, value in zip(self.shape, values, strict=True)
+            }
+        return self._cells
+
+    def items(self) -> ItemsView[CellKey, State]:
+        return self.cells().items()
+
+    def __getitem__(self, key: CellKey) -> State:
+        return self.cells()[key]
+
+    def __iter__(self) -> Iterator[CellKey]:
+        return iter(self.shape)
+
+    def __len__(self) -> int:
+        return len(self.shape)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self.shape
