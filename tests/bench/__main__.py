@@ -1,10 +1,14 @@
-"""Runs benchmarks: ``python -m tests.bench [NAME...]``, all of them without a name."""
+"""Runs benchmarks: ``python -m tests.bench [NAME...]``, all of them without a name.
+
+``python -m tests.bench replication --help`` shows the options of the longest one.
+"""
 
 from __future__ import annotations
 
 import sys
 
 from tests.bench import call, lag, up
+from tests.bench.replication import command as replication
 from tests.bench.rows import report
 
 BENCHMARKS = {"up": up.measure, "call": call.measure, "lag": lag.measure}
@@ -12,6 +16,8 @@ BENCHMARKS = {"up": up.measure, "call": call.measure, "lag": lag.measure}
 
 def main(names: list[str]) -> int:
     """The exit code: 2 for an unknown name."""
+    if names[:1] == ["replication"]:
+        return replication.main(names[1:])
     unknown = set(names) - BENCHMARKS.keys()
     if unknown:
         print(f"unknown: {', '.join(sorted(unknown))}; there are {', '.join(BENCHMARKS)}")

@@ -1,0 +1,19 @@
+"""How the benchmarks write: whole things, or some of their fields."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mesh.replication import Transaction, errors
+from tests.bench.replication.contract import FIELDS
+
+
+def upsert(transaction: Transaction, things: Sequence[Any], *paths: str) -> Any:
+    """Writes `paths` of each thing, or creates it; without paths all of its fields."""
+    for thing in things:
+        try:
+            transaction.set(thing, *(paths or FIELDS))
+        except errors.NotFound:
+            transaction.create(thing)
+    return things[0]
