@@ -1,14 +1,18 @@
 """Replication between regions: a group of entities that every region reads and writes alone."""
 
+from mesh.replication.core import decisions
 from mesh.replication.core.clocks import Origin
 from mesh.replication.errors import (
     AlreadyExists,
     BelowBound,
+    DecisionRefused,
     DurabilityPending,
     EtagDamaged,
     GroupClosed,
+    NotAMember,
     NotFound,
     NotReplicated,
+    NotTheHome,
     NotYetHere,
     OperationUnknown,
     OriginChanged,
@@ -48,6 +52,7 @@ __all__ = [
     "BelowBound",
     "ChangeRecord",
     "ConflictView",
+    "DecisionRefused",
     "DurabilityPending",
     "EntityChange",
     "EtagDamaged",
@@ -56,8 +61,10 @@ __all__ = [
     "GroupClosed",
     "LastChange",
     "LinkServicer",
+    "NotAMember",
     "NotFound",
     "NotReplicated",
+    "NotTheHome",
     "NotYetHere",
     "OperationUnknown",
     "Origin",
@@ -79,5 +86,6 @@ __all__ = [
     "WriteContext",
     "WriteError",
     "WriteNotStored",
+    "decisions",
     "follow_feed",
 ]

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from mesh.replication.core.clocks import Vector
 from mesh.replication.core.entities import EntityKey
+from mesh.replication.core.errors import NotAMember
 from mesh.replication.core.journal import Batch, Journal, Visible, Write
 from mesh.replication.errors import GroupClosed, OriginChanged, StoreError, WriteNotStored
 from mesh.replication.store import Store
@@ -127,6 +128,8 @@ class Committer:
             future = self._waiters.pop(id(write), None)
             if future is not None and not future.done():
                 future.set_result(position)
+        if visible.lost:
+            self.refuse(visible.lost, NotAMember("the region leaves its group: write in another"))
         self._on_visible(visible)
         return True
 

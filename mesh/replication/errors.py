@@ -22,6 +22,9 @@
     │   └── StoreBroken            it failed in a way that leaves its last commit in doubt
     ├── DurabilityPending          a write is durable here, and not yet in as many regions as asked
     ├── NotYetHere                 the region lacks what the caller has seen elsewhere
+    ├── NotAMember                 the region leaves its group or left it: it takes no writes
+    ├── NotTheHome                 members are decided in another region
+    ├── DecisionRefused            how a region stands does not allow that decision about it
     ├── TokenDamaged               a session token cannot be read
     ├── EtagDamaged                an entity's etag cannot be read
     ├── SchemaError                the contract's entities cannot be replicated
@@ -37,16 +40,26 @@ from collections.abc import Mapping, Sequence
 
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import EntityKey
-from mesh.replication.core.errors import EtagDamaged, ReplicationError, TokenDamaged
+from mesh.replication.core.errors import (
+    DecisionRefused,
+    EtagDamaged,
+    NotAMember,
+    NotTheHome,
+    ReplicationError,
+    TokenDamaged,
+)
 
 __all__ = [
     "AlreadyExists",
     "BelowBound",
+    "DecisionRefused",
     "DurabilityPending",
     "EtagDamaged",
     "GroupClosed",
+    "NotAMember",
     "NotFound",
     "NotReplicated",
+    "NotTheHome",
     "NotYetHere",
     "OperationUnknown",
     "OriginChanged",

@@ -23,7 +23,6 @@ from mesh.replication.committer import Committer
 from mesh.replication.core import etags
 from mesh.replication.core.clocks import Origin, Vector, covers, milliseconds, vector_to_proto
 from mesh.replication.core.conflicts import Conflict
-from mesh.replication.core.durable import Durable
 from mesh.replication.core.entities import DELETE, EntityKey
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.journal import SALT_BITS, Journal, Visible, Write
@@ -31,6 +30,8 @@ from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
 from mesh.replication.core.tokens import reduced
 from mesh.replication.errors import DurabilityPending, NotYetHere, RightsShort
 from mesh.replication.links import Dial, Links
+from mesh.replication.membership import ENTITY as MEMBERS
+from mesh.replication.membership import Limits, Membership
 from mesh.replication.operations import Operations
 from mesh.replication.rendering import Renderer
 from mesh.replication.rights import Rights
@@ -100,6 +101,7 @@ class Group:
         monotonic: Callable[[], float],
         lost_after: float,
         link_max_age: float | None,
+        limits: Limits,
         on_applied: Callable[[Applied], None] | None,
     ) -> None:
         self.name = name
@@ -122,7 +124,16 @@ class Group:
         self._on_applied = on_applied
         self._views = Renderer(journal, schema)
         self._watchers: set[Watcher] = set()
-        self._durable = Durable(journal.region, peers)
+        self.members = Membership(
+            name,
+            journal,
+            peers,
+            limits,
+            write=self.write,
+            submit=self._submit,
+            silence_ms=self.silence_ms,
+            now_ms=self.now_ms,
+        )
         self._committing = Waiting()
         self._acknowledging = Waiting()
         self._operations = Operations(store)
@@ -146,16 +157,20 @@ class Group:
         clock: Callable[[], int] = time.time_ns,
         monotonic: Callable[[], float] = time.monotonic,
         lost_after: float = DEFAULT_LOST_AFTER_MS / 1000,
+        home: str = "",
+        limits: Limits = Limits(),  # noqa: B008 # frozen
         on_applied: Callable[[Applied], None] | None = None,
         class_of: ClassOf = generated_class,
     ) -> Group:
         """Opens, recovers and starts a group.
 
         `folder` holds its store; `clock` gives nanoseconds since 1970, `monotonic` seconds; a peer
-        that is silent for `lost_after` seconds is not reachable. `on_applied` is called for each
-        frame of another region. Raises `SchemaError` and `StoreError`.
+        that is silent for `lost_after` seconds is not reachable. `home` is the region that decides
+        about members at first (default: the first by name), the same in all; who is beyond `limits`
+        is marked. `on_applied` is called for each frame of another region. Raises `SchemaError` and
+        `StoreError`.
         """
-        schema = GroupSchema(contract.group_entities(name), class_of)
+        schema = GroupSchema((*contract.group_entities(name), MEMBERS), class_of)
         digest = contract.group_digests.get(name, b"")
         others = tuple(peer for peer in peers if peer != region)
         store = await asyncio.to_thread(
@@ -168,7 +183,7 @@ class Group:
             raise
         # The time alone may come again, with a clock that is set back and a disk that is lost.
         salt = secrets.randbits(SALT_BITS)
-        journal = Journal(region, others, digest, recovered, clock() // 1_000_000, salt)
+        journal = Journal(region, others, digest, recovered, clock() // 1_000_000, salt, home)
         group = cls(
             name,
             journal,
@@ -180,6 +195,7 @@ class Group:
             monotonic=monotonic,
             lost_after=lost_after,
             link_max_age=_link_max_age(contract),
+            limits=limits,
             on_applied=on_applied,
         )
         group._committer.start()
@@ -316,19 +332,22 @@ class Group:
         await self._reach_durability(position, context)
         return result
 
-    def _submit(self, change: Callable[[Transaction], None], context: WriteContext) -> None:
+    def _submit(
+        self, change: Callable[[Transaction], None], context: WriteContext
+    ) -> asyncio.Future[Vector]:
         transaction = Transaction(self.journal, self._schema, context, self.now_ms())
         change(transaction)
-        self._committer.submit(transaction.finish(None))
+        return self._committer.submit(transaction.finish(None))
 
     async def _reach_durability(self, position: Vector, context: WriteContext) -> None:
-        needed = context.durability.of(self._durable.regions)
+        needed = context.durability.of(self.members.durable.regions)
         if needed == 1:
             return
         if not await self._acknowledging.until(
-            lambda: len(self._durable.holders(position)) >= needed, self._left(context.deadline)
+            lambda: len(self.members.durable.holders(position)) >= needed,
+            self._left(context.deadline),
         ):
-            raise DurabilityPending(self._durable.holders(position), needed)
+            raise DurabilityPending(self.members.durable.holders(position), needed)
 
     # Sessions.
 
@@ -420,6 +439,7 @@ class Group:
             digest=journal.digest(),
             entities=self._entities,
             links=self._links.status(),
+            members=self.members.status(),
         )
 
     # For the links.
@@ -435,7 +455,7 @@ class Group:
 
     def acknowledged(self, peer: str, vector: Mapping[Origin, int]) -> None:
         """A peer said on its own stream what it has on disk."""
-        self._durable.acknowledged(peer, vector)
+        self.members.durable.acknowledged(peer, vector)
         self._acknowledging.look()
 
     def heard_of(self, clocks: Mapping[str, int]) -> None:
@@ -487,6 +507,8 @@ class Group:
             self.changes_applied += frame.count
             if self._on_applied is not None and frame.origin.region != self.region:
                 self._on_applied(self._applied(frame))
+        if self.members.look(visible):
+            self._acknowledging.look()
         self._links.committed()
         self._committing.look()
         self._rights.look(visible.changes)
@@ -512,6 +534,7 @@ class Group:
             if tick % _TICKS_OF_STATUS == 0:
                 self.status()
             self._hand_over()
+            self.members.follow_up()
             reach = self.reach()
             reachable = {region: each.reachable for region, each in reach.items()}
             if reachable != self._reachable:

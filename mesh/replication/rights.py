@@ -14,7 +14,7 @@ from mesh.replication.schema import EntitySchema, GroupSchema
 from mesh.replication.transaction import Transaction
 from mesh.replication.views import WriteContext
 
-Submit = Callable[[Callable[[Transaction], None], WriteContext], None]
+Submit = Callable[[Callable[[Transaction], None], WriteContext], object]
 """Queues a write that nobody waits for."""
 
 
@@ -44,7 +44,8 @@ class Rights:
 
         Not before the region has settled which life it lives: to give is not worth a new one.
         """
-        if not self._asked or not self._journal.confirmed:
+        journal = self._journal
+        if not self._asked or not journal.confirmed or not journal.members.writes(journal.region):
             return
         asked, self._asked = self._asked, set()
         for entity in asked:

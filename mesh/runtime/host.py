@@ -17,7 +17,7 @@ import structlog
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from isthmus.mesh.v1 import status_pb2_grpc
-from isthmus.replication.v1 import feed_pb2_grpc, link_pb2_grpc
+from isthmus.replication.v1 import feed_pb2_grpc, link_pb2_grpc, members_pb2_grpc
 
 from mesh.contracts import Contract, ContractError
 from mesh.contracts import load as load_contract
@@ -34,6 +34,7 @@ from mesh.runtime import logs
 from mesh.runtime.authorization import rules
 from mesh.runtime.context import caller
 from mesh.runtime.gate import Gate
+from mesh.runtime.members import MembersService
 from mesh.runtime.reflection import add_reflection
 from mesh.runtime.sessions import Sessions
 from mesh.runtime.status import StatusService
@@ -220,6 +221,7 @@ class Host:
             peers=[region for region in self.regions if region != self.region],
             folder=self.place.data,
             clock=self.clock,
+            home=self.topology.region_names[0],
             on_applied=self._telemetry.applied,
         )
         self._sessions.open(self._group)
@@ -233,6 +235,11 @@ class Host:
             feed_pb2_grpc.add_FeedServiceServicer_to_server,
             FeedServicer(self._group),
             "isthmus.replication.v1.FeedService",
+        )
+        self.add(
+            members_pb2_grpc.add_MembersServiceServicer_to_server,
+            MembersService(self._group),
+            "isthmus.replication.v1.MembersService",
         )
 
     def _listen(self) -> None:

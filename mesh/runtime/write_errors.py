@@ -7,8 +7,11 @@ from mesh.replication import (
 )
 from mesh.replication import (
     BelowBound,
+    DecisionRefused,
     DurabilityPending,
     EtagDamaged,
+    NotAMember,
+    NotTheHome,
     NotYetHere,
     OperationUnknown,
     OriginChanged,
@@ -23,6 +26,7 @@ from mesh.replication import (
 from mesh.runtime.errors import (
     Aborted,
     AlreadyExists,
+    FailedPrecondition,
     InvalidArgument,
     NotFound,
     ResourceExhausted,
@@ -74,6 +78,12 @@ def from_replication(error: ReplicationError) -> RpcError:
         case NotYetHere():
             behind = {str(origin): str(number) for origin, number in error.behind.items()}
             return Aborted(text, reason="NOT_YET_HERE", metadata={"group": error.group} | behind)
+        case NotTheHome():
+            return FailedPrecondition(text, reason="NOT_THE_HOME", metadata={"home": error.home})
+        case DecisionRefused():
+            return FailedPrecondition(text, reason="DECISION_REFUSED")
+        case NotAMember():
+            return FailedPrecondition(text, reason="NOT_A_MEMBER")
         case EtagDamaged():
             return InvalidArgument(text, reason="ETAG_DAMAGED")
         case BelowBound():

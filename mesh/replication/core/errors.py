@@ -75,3 +75,37 @@ class RestoredBackup(LinkFault):
 
     reason = link_pb2.LINK_ERROR_REASON_RESTORED_BACKUP
     remedy = "none needed: the region takes a new incarnation and fetches what it lost"
+
+
+class Evicted(LinkFault):
+    """A region was evicted: it may hold changes that nobody else has."""
+
+    reason = link_pb2.LINK_ERROR_REASON_EVICTED
+    remedy = "bring the region back with `isthmus members rejoin REGION`: it loses nothing"
+
+
+class Left(LinkFault):
+    """A region left the group."""
+
+    reason = link_pb2.LINK_ERROR_REASON_LEFT
+    remedy = "take the region in again with `isthmus members join REGION`"
+
+
+class NotAMember(ReplicationError):
+    """The region leaves its group, or left it: it takes no writes."""
+
+
+class NotTheHome(ReplicationError):
+    """Members are decided in one region, the group's home, and this is another."""
+
+    def __init__(self, group: str, region: str, home: str) -> None:
+        super().__init__(
+            f"the members of {group} are decided in {home}, and this is {region}: ask there; if it "
+            f"is gone for good, `isthmus members home --to {region} --force` moves that here"
+        )
+        self.group = group
+        self.home = home
+
+
+class DecisionRefused(ReplicationError):
+    """How a region stands does not allow that decision about it."""

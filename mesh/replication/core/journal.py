@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import NamedTuple
 
+from mesh.replication.core import members
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import (
     MAX_AHEAD_MS,
@@ -29,6 +31,7 @@ from mesh.replication.core.errors import (
     ChainBroken,
     ClockAhead,
     HistoryTruncated,
+    NotAMember,
     RestoredBackup,
     WrongRegion,
 )
@@ -49,6 +52,15 @@ SALT_BITS = 16
 """Of an incarnation, how many bits at its end are chosen by chance; before them its first time."""
 
 _BATCH_BYTES = 8 * MAX_BYTES
+
+
+class LifeStart(Enum):
+    """How the present life began; the values are those of isthmus.replication.v1.LifeStart."""
+
+    EMPTY_STORE = 1
+    CONTINUED = 2
+    UNCONFIRMED = 3
+    RESTORED_BACKUP = 4
 
 
 class Seen(NamedTuple):
@@ -96,12 +108,14 @@ class Batch:
 class Visible:
     """What a commit makes visible: for each entity its state before and after.
 
-    `conflicts` are the concurrent values between which merging decided.
+    `conflicts` are the concurrent values between which merging decided; `lost` are local writes
+    that came behind the decision that the region leaves its group.
     """
 
     changes: dict[EntityKey, tuple[EntityState | None, EntityState]] = field(default_factory=dict)
     frames: list[Frame] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
+    lost: list[Write] = field(default_factory=list)
 
 
 @dataclass
@@ -123,7 +137,8 @@ class Recovered:
 class Journal:
     """The state machine of a group in one region.
 
-    `salt` is chosen by chance, for the incarnations that it takes (`SALT_BITS`).
+    `salt` is chosen by chance, for the incarnations that it takes (`SALT_BITS`). `home` is the
+    region that decides about members until something is decided; the same in all regions.
 
     `committed` and `vector` always belong together. An origin's tail is vouched for by all peers
     before it is continued: a write that comes earlier goes under a new incarnation, so that a
@@ -138,7 +153,9 @@ class Journal:
         recovered: Recovered,
         now_ms: int,
         salt: int = 0,
+        home: str = "",
     ) -> None:
+        peers = tuple(peers)
         self.region = region
         self._salt = salt
         self.contract_digest = contract_digest
@@ -160,9 +177,14 @@ class Journal:
         for entity in self.committed:
             self._digest.touch(entity)
         lives = [origin for origin in self.vector if origin.region == region]
-        self._unconfirmed = set(peers) if lives else set()
+        self._home = home or min(region, *peers)
+        self.members = members.of_state(self.committed.get(members.ENTITY), self._home)
+        self._unconfirmed = set(filter(self.members.remembered, peers)) if lives else set()
         self._peers_taken: dict[str, Mapping[Origin, int] | None] = dict.fromkeys(peers)
         self.origin = max(lives, default=Origin(region, self._incarnation(now_ms)))
+        self.start = LifeStart.CONTINUED if lives else LifeStart.EMPTY_STORE
+        self.recovered = {life: self.vector[life] for life in lives}
+        """How much of each of the region's lives the store held."""
 
     def _incarnation(self, now_ms: int) -> int:
         return now_ms << SALT_BITS | self._salt
@@ -180,9 +202,22 @@ class Journal:
         yield from (entity for entity in self._overlay if entity not in self.committed)
 
     def begin_write(self, now_ms: int) -> None:
-        """Before a write looks at anything: settles under which origin it goes."""
+        """Before a write looks at anything: settles under which origin it goes.
+
+        Raises `NotAMember` if the region leaves its group or left it.
+        """
+        self.check_writes()
         if self._unconfirmed:
-            self._renew(now_ms)
+            self._renew(now_ms, LifeStart.UNCONFIRMED)
+
+    def check_writes(self) -> None:
+        """Raises `NotAMember` if the region leaves its group or left it."""
+        if not self.members.writes(self.region):
+            state = self.members.of(self.region).state.name
+            raise NotAMember(
+                f"{self.region} is {state} and takes no writes: write in another region, or take "
+                f"it in again with `isthmus members join {self.region}`"
+            )
 
     def stamp(self, now_ms: int) -> Stamp:
         """The stamp of the next local change."""
@@ -248,7 +283,7 @@ class Journal:
         takes a new incarnation. Returns the queued writes that are lost by it, to be refused.
         """
         if vector.get(self.origin, 0) > self.vector.get(self.origin, 0):
-            return self._renew(now_ms)
+            return self._renew(now_ms, LifeStart.RESTORED_BACKUP)
         return []
 
     def confirm(self, peer: str, taken: Mapping[Origin, int], now_ms: int) -> list[Write]:
@@ -272,8 +307,10 @@ class Journal:
         """The former lives of this region of which all is known here, whoever may hold it.
 
         Each peer said in this life that it has no more of them: what they held may be taken over.
+        Evicted ones too: what they alone know of may have been spent.
         """
-        taken = self._peers_taken.values()
+        remembered = self.members.remembered
+        taken = [each for peer, each in self._peers_taken.items() if remembered(peer)]
         return [
             life
             for life, sequence in sorted(self.vector.items())
@@ -287,7 +324,8 @@ class Journal:
         """How far each origin has come, stored or not."""
         return self._received
 
-    def _renew(self, now_ms: int) -> list[Write]:
+    def _renew(self, now_ms: int, start: LifeStart) -> list[Write]:
+        self.start = start
         after = (self.origin.incarnation >> SALT_BITS) + 1
         self.origin = Origin(self.region, self._incarnation(max(now_ms, after)))
         self._unconfirmed.clear()
@@ -396,7 +434,16 @@ class Journal:
         self.seen = Seen(self.vector, clocks)
         self._release(batch.writes, visible)
         self._in_flight = None
+        if members.ENTITY in visible.changes:
+            self._decided(visible)
         return visible
+
+    def _decided(self, visible: Visible) -> None:
+        self.members = members.of_state(self.committed[members.ENTITY], self._home)
+        self._unconfirmed = set(filter(self.members.remembered, self._unconfirmed))
+        if not self.members.writes(self.region):
+            # What comes behind that decision would be of a region that is drained already.
+            visible.lost = self._drop()
 
     def _release(self, writes: Sequence[Write], visible: Visible) -> None:
         for write in writes:

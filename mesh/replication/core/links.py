@@ -46,6 +46,8 @@ _FAULTS: dict[int, type[errors.LinkFault]] = {
         errors.FormatUnknown,
         errors.ClockAhead,
         errors.RestoredBackup,
+        errors.Evicted,
+        errors.Left,
     )
 }
 
@@ -172,6 +174,7 @@ class Receiver:
         if kind == "error":
             fault = _FAULTS.get(message.error.reason, errors.LinkFault)
             raise fault(f"{self._peer} says: {message.error.message}")
+        self._journal.members.check_link(self._peer)
         if kind == "hello":
             check_hello(message.hello, self._group, self._peer, self._journal.region, now_ms)
             self._greeted = True
@@ -254,6 +257,7 @@ class Sender:
 
         Raises the `LinkFault` that ends the link.
         """
+        self._journal.members.check_link(self._peer)
         kind = message.WhichOneof("message")
         if kind == "hello":
             check_hello(message.hello, self._group, self._peer, self._journal.region, now_ms)
@@ -288,6 +292,7 @@ class Sender:
         """
         if self._wanted is None:
             return []
+        self._journal.members.check_link(self._peer)
         messages = []
         # First on each stream: that a region is alive must not come after its decisions.
         if self._beat_ms is None or not 0 <= now_ms - self._beat_ms < HEARTBEAT_MS:

@@ -64,7 +64,7 @@ async def test_a_repeat_waits_for_the_durability_of_the_first(
             asked.append(positions)
             return ["eu", "us"]
 
-        monkeypatch.setattr(us.group._durable, "holders", holders)
+        monkeypatch.setattr(us.group.members.durable, "holders", holders)
         await count(us.group, replace(asking(), durability=Durability.MAJORITY))
         # It went to eu's journal, not to us's.
         assert asked[0][eu.group.journal.origin] == eu.group.journal.vector[eu.group.journal.origin]

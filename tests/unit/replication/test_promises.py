@@ -75,7 +75,7 @@ async def test_a_relays_word_is_not_the_targets(tmp_path: Path) -> None:
         await create(eu, "c1", asking(Durability.MAJORITY, 30))
         await until(lambda: us.group.get(Channel, "c1") is not None)
         position = dict(eu.group.journal.vector)
-        assert eu.group._durable.holders(position) == ["ap", "eu"]
+        assert eu.group.members.durable.holders(position) == ["ap", "eu"]
     finally:
         await asyncio.gather(*(region.stop() for region in (ap, eu, us)))
 

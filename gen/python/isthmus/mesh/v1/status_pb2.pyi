@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from isthmus.replication.v1 import frame_pb2 as _frame_pb2
 from isthmus.replication.v1 import link_pb2 as _link_pb2
+from isthmus.replication.v1 import members_pb2 as _members_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -118,6 +119,7 @@ class GroupStatus(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     ENTITIES_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
+    MEMBERS_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     digest: _builtins.bytes
     """SHA-256 sum over the state at `vector`: regions with equal vectors have equal digests."""
@@ -130,6 +132,8 @@ class GroupStatus(_message.Message):
 
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[_link_pb2.LinkStatus]: ...
+    @_builtins.property
+    def members(self) -> _members_pb2.MembersStatus: ...
     def __init__(
         self,
         *,
@@ -139,10 +143,11 @@ class GroupStatus(_message.Message):
         digest: _builtins.bytes = ...,
         entities: _builtins.int = ...,
         links: _abc.Iterable[_link_pb2.LinkStatus] | None = ...,
+        members: _members_pb2.MembersStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "origin", b"origin", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "group", b"group", "links", b"links", "origin", b"origin", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "group", b"group", "links", b"links", "members", b"members", "origin", b"origin", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

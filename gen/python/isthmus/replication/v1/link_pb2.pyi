@@ -42,6 +42,10 @@ class _LinkErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkE
     """The peer's clock is too far ahead."""
     LINK_ERROR_REASON_RESTORED_BACKUP: _LinkErrorReason.ValueType  # 7
     """The peer knows more of this region than the region itself: an old backup was restored."""
+    LINK_ERROR_REASON_EVICTED: _LinkErrorReason.ValueType  # 16
+    """The peer was evicted from the group."""
+    LINK_ERROR_REASON_LEFT: _LinkErrorReason.ValueType  # 17
+    """The peer left the group."""
 
 class LinkErrorReason(_LinkErrorReason, metaclass=_LinkErrorReasonEnumTypeWrapper):
     """Why a link cannot go on."""
@@ -61,6 +65,10 @@ LINK_ERROR_REASON_CLOCK_AHEAD: LinkErrorReason.ValueType  # 6
 """The peer's clock is too far ahead."""
 LINK_ERROR_REASON_RESTORED_BACKUP: LinkErrorReason.ValueType  # 7
 """The peer knows more of this region than the region itself: an old backup was restored."""
+LINK_ERROR_REASON_EVICTED: LinkErrorReason.ValueType  # 16
+"""The peer was evicted from the group."""
+LINK_ERROR_REASON_LEFT: LinkErrorReason.ValueType  # 17
+"""The peer left the group."""
 Global___LinkErrorReason: _TypeAlias = LinkErrorReason  # noqa: Y015
 
 @_typing.final
