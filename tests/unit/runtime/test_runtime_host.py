@@ -263,6 +263,7 @@ async def test_reflection_lists_what_is_served(overview: Running, channels: Runn
             "isthmus.mesh.v1.StatusService",
             "isthmus.replication.v1.FeedService",
             "isthmus.replication.v1.LinkService",
+            "isthmus.replication.v1.MembersService",
             "grpc.health.v1.Health",
             "grpc.reflection.v1alpha.ServerReflection",
         }
