@@ -44,7 +44,8 @@ class Standing:
 class Agreement:
     """How a group's regions compare.
 
-    `differing`: regions at one vector whose digests are not equal, which must never be.
+    `differing`: regions at one vector whose digests are not equal, which must never be. One that
+    has not hashed all yet gives none.
     `converged`: all regions that answered are at one vector.
     """
 
@@ -120,7 +121,7 @@ def _compare(group: str, members: list[Standing]) -> Agreement:
     differing = [
         region
         for digests in by_vector.values()
-        if len(set(digests.values())) > 1
+        if len(set(digests.values()) - {b""}) > 1
         for region in digests
     ]
     digests = {digest for each in by_vector.values() for digest in each.values()}

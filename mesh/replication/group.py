@@ -36,6 +36,7 @@ from mesh.replication.operations import Operations
 from mesh.replication.rendering import Renderer
 from mesh.replication.rights import Rights
 from mesh.replication.schema import ClassOf, GroupSchema, generated_class
+from mesh.replication.scrubbing import Scrubber
 from mesh.replication.store import Store
 from mesh.replication.store.conflicts import KEPT as CONFLICTS_KEPT
 from mesh.replication.store.sqlite import SqliteStore
@@ -140,6 +141,7 @@ class Group:
         self._committer = Committer(name, journal, store, unflushed, self._visible)
         self._links = Links(self)
         self._rights = Rights(journal, schema, self._submit)
+        self._scrubber = Scrubber(self)
         self._tick: asyncio.Task[None] | None = None
         self._entities = sum(not state.deleted for state in journal.committed.values())
         self._thread = threading.get_ident()
@@ -199,6 +201,7 @@ class Group:
             on_applied=on_applied,
         )
         group._committer.start()
+        group._scrubber.start()
         group._tick = asyncio.create_task(group._watch_reach(), name=f"reach of {name}")
         return group
 
@@ -213,6 +216,7 @@ class Group:
             self._tick.cancel()
             await asyncio.gather(self._tick, return_exceptions=True)
         await self._links.close()
+        await self._scrubber.close()
         for watcher in self._watchers:
             watcher.close()
         for signal in self.commit_signals:
@@ -436,10 +440,12 @@ class Group:
                 region=journal.origin.region, incarnation=journal.origin.incarnation
             ),
             vector=vector_to_proto(journal.vector),
-            digest=journal.digest(),
+            digest=self._scrubber.digest(),
             entities=self._entities,
             links=self._links.status(),
             members=self.members.status(),
+            pairs=journal.integrity.pairs(self.peers, self.now_ms()),
+            integrity=self._scrubber.status(),
         )
 
     # For the links.
@@ -476,6 +482,10 @@ class Group:
     def commit_signals(self) -> set[asyncio.Event]:
         """Events that are set after each commit."""
         return self._links.signals
+
+    def compare(self) -> None:
+        """Goes on comparing with the peers."""
+        self._links.compare()
 
     def frames_came(self) -> None:
         """Frames wait to be committed."""

@@ -92,6 +92,13 @@ class Links:
         for signal in self.signals:
             signal.set()
 
+    def compare(self) -> None:
+        """Goes on comparing with the peers, and answering them."""
+        for follower in self._followers.values():
+            follower.settle()
+        for signal in self.signals:
+            signal.set()
+
     def linked_changed(self, linked: Iterable[str]) -> None:
         """What comes from a region that is not heard itself is wanted from all others."""
         lost = set(self._group.peers).difference(linked)
@@ -189,6 +196,10 @@ class _Follower:
     def committed(self) -> None:
         """More is committed here."""
         self.note_lag()
+        self.settle()
+
+    def settle(self) -> None:
+        """Says what is due to the peer."""
         for stream in self._streams:
             stream.settle()
 
@@ -205,16 +216,13 @@ class _Follower:
         """How the link stands. Lag runs from when this region first knew that it is behind."""
         self.note_lag()
         silence = self._group.silence_ms(self.peer)
-        error = self._last_error
-        if self.view.diverged:
-            error = "the digests differ at equal vectors: compare the two regions' journals"
         return link_pb2.LinkStatus(
             peer=self.peer,
             connected=any(stream.greeted.is_set() for stream in self._streams),
             lag_changes=self._lag_changes(),
             lag=_duration(self._group.now_ms() - self._missing[1] if self._missing else 0),
             silence=None if silence is None else _duration(silence),
-            last_error=error,
+            last_error=self._last_error,
         )
 
     def note_lag(self) -> None:
@@ -296,7 +304,8 @@ class _Stream:
     def settle(self) -> None:
         """Says what became durable, and what is wanted now."""
         if self.greeted.is_set():
-            for message in self._receiver.settle() + self._receiver.want(self._follower.wanted()):
+            messages = self._receiver.settle() + self._receiver.want(self._follower.wanted())
+            for message in messages + self._receiver.compare(self._group.now_ms()):
                 self._outgoing.put_nowait(message)
 
 

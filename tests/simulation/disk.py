@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 from mesh.replication.core import entities
 from mesh.replication.core.clocks import Origin, Vector
-from mesh.replication.core.entities import EntityKey, EntityState
+from mesh.replication.core.entities import EntityKey, EntityState, checksum
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame, parse
 from mesh.replication.core.journal import Recovered
 from mesh.replication.core.recovery import Position, recover
@@ -111,7 +111,8 @@ class Disk:
             (frame for frames in self._frames.values() for frame in frames),
             key=lambda frame: frame.place,
         )
-        return recover(states.items(), positions, ordered)
+        rows = ((entity, data, checksum(entity, data)) for entity, data in states.items())
+        return recover(rows, positions, ordered)
 
     def _index(self, record: Record) -> None:
         for frame in record.frames:

@@ -110,7 +110,10 @@ class Stream:
 
     def settle(self, wanted: set[str]) -> None:
         """Acknowledges, grants and asks."""
-        self.ask(self.receiver.settle() + self.receiver.want(wanted))
+        messages = self.receiver.settle() + self.receiver.want(wanted)
+        self.ask(messages + self.receiver.compare(self._target.wall_ms))
+        for damage in self._target.journal.integrity.damages.to_say():
+            raise Violation(f"{self._target.name} says: {damage}")
 
     def close(self) -> None:
         """The target ends the stream."""
@@ -147,8 +150,6 @@ class Stream:
         kind = message.WhichOneof("message")
         if kind == "heartbeat":
             target.hearing.heard_of(self._follower.view.clocks, now)
-            if self._follower.view.diverged:
-                raise Violation(f"{target.name} and {peer} differ at equal vectors")
         elif kind == "hello":
             self.greeted = True
             self._follower.greeted(self)

@@ -268,10 +268,7 @@ class Region:
 
     def digest(self) -> bytes:
         """The digest of the state, computed anew and compared with the one that is kept."""
-        anew = Digest()
-        for entity in self.journal.committed:
-            anew.touch(entity)
-        digest = anew.value(self.journal.committed)
+        digest = Digest(self.journal.committed).value()
         if digest != self.journal.digest():
             raise Violation(f"{self.name} keeps a digest that is not its state's")
         return digest

@@ -182,6 +182,7 @@ class Link:
         wall = 1_000_000 + now_ms
         try:
             self._up.extend(self._receiver.settle())
+            self._up.extend(self._receiver.compare(wall + self.target.skew_ms))
             for _ in range(min(most, len(self._up))):
                 answers, lost = self._sender.on_message(
                     self._up.popleft(),  # type: ignore[arg-type] # only requests go up

@@ -285,8 +285,12 @@ def _read_shape(data: bytes, at: int) -> tuple[Shape, int]:
 
 def fingerprint(entity: EntityKey, state: EntityState) -> int:
     """SHA-256 over the entity and its canonical bytes, as a number: what a digest adds up."""
-    digest = hashlib.sha256(text(entity[0]) + text(entity[1]) + encode(state)).digest()
-    return int.from_bytes(digest, "big")
+    return int.from_bytes(checksum(entity, encode(state)), "big")
+
+
+def checksum(entity: EntityKey, canonical: bytes) -> bytes:
+    """SHA-256 over the entity and its canonical bytes: 32 bytes."""
+    return hashlib.sha256(text(entity[0]) + text(entity[1]) + canonical).digest()
 
 
 def render(state: EntityState, rules: Mapping[bytes, int], key_field: bytes) -> bytes:

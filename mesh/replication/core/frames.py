@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain as chained
 from itertools import repeat
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
 from isthmus.replication.v1 import frame_pb2
@@ -169,6 +169,13 @@ class StoredFrame(NamedTuple):
     last: int
     body: bytes
     hash: bytes
+
+
+class FrameLog(Protocol):
+    """Where what was committed is read."""
+
+    def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
+        """An origin's frames that end beyond a sequence number, in order; at least one if any."""
 
 
 def chain(previous: bytes, body: bytes) -> bytes:

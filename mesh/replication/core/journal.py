@@ -25,7 +25,6 @@ from mesh.replication.core.clocks import (
     milliseconds,
 )
 from mesh.replication.core.conflicts import Conflict
-from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import Change, EntityKey, EntityState, join
 from mesh.replication.core.errors import (
     ChainBroken,
@@ -45,6 +44,7 @@ from mesh.replication.core.frames import (
     parse,
     states,
 )
+from mesh.replication.core.integrity import Integrity
 from mesh.replication.core.merging import Merging
 from mesh.replication.core.receipts import Receipt
 
@@ -123,7 +123,8 @@ class Recovered:
     """What a store held when it was opened; empty for a new one.
 
     `clocks` are those of the last change of each origin.
-    `replayed` are the entities whose stored state is behind `states`.
+    `replayed` are the entities whose stored state is behind `states`; `fingerprints` are those of
+    states as stored; `damaged` are entities whose stored state could not be read, and why.
     """
 
     states: dict[EntityKey, EntityState] = field(default_factory=dict)
@@ -132,6 +133,8 @@ class Recovered:
     clock: int = 0
     clocks: Vector = field(default_factory=dict)
     replayed: set[EntityKey] = field(default_factory=set)
+    fingerprints: dict[EntityKey, int] = field(default_factory=dict)
+    damaged: dict[EntityKey, str] = field(default_factory=dict)
 
 
 class Journal:
@@ -173,9 +176,7 @@ class Journal:
         self._pending: dict[EntityKey, int] = {}
         self._queue: deque[Write] = deque()
         self._in_flight: Batch | None = None
-        self._digest = Digest()
-        for entity in self.committed:
-            self._digest.touch(entity)
+        self.integrity = Integrity(self, recovered.fingerprints)
         lives = [origin for origin in self.vector if origin.region == region]
         self._home = home or min(region, *peers)
         self.members = members.of_state(self.committed.get(members.ENTITY), self._home)
@@ -417,7 +418,7 @@ class Journal:
         visible = batch.merged
         for entity, (_, after) in visible.changes.items():
             self.committed[entity] = after
-            self._digest.touch(entity)
+        self.integrity.visible(visible)
         clocks = dict(self.seen.clocks)
         for frame in batch.frames:
             self._heads[frame.origin] = frame.hash
@@ -481,11 +482,32 @@ class Journal:
                 self._pending[step.entity] = self._pending.get(step.entity, 0) + 1
         return dropped
 
-    # What others are told.
+    # What others are told, and what is mended by what others tell.
+
+    def replace(self, entity: EntityKey, state: EntityState | None) -> Visible | None:
+        """Puts an entity's state in the place of one that is damaged.
+
+        Returns what becomes visible by it; None, and does nothing, while a write of it is on its
+        way: that one saw what was damaged.
+        """
+        in_flight = self._in_flight.merged.changes if self._in_flight else {}
+        if entity in self._pending or entity in in_flight:
+            return None
+        before = self.committed.pop(entity, None)
+        visible = Visible()
+        if state is not None:
+            self.committed[entity] = state
+            visible.changes[entity] = before, state
+        elif before is not None:
+            ended = before._replace(deleted=True, cells={})
+            visible.changes[entity] = before, ended
+            self.integrity.digest.forget((entity,))
+        self.integrity.digest.touch((entity,) if state is not None else ())
+        return visible
 
     def digest(self) -> bytes:
         """The digest of what is committed, tombstones included: 32 bytes."""
-        return self._digest.value(self.committed)
+        return self.integrity.digest.value()
 
 
 def _receipts(writes: Iterable[Write]) -> Iterator[tuple[int, Receipt]]:

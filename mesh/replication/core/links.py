@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
 
 from isthmus.replication.v1 import frame_pb2, link_pb2
 
 from mesh.replication.core import errors
+from mesh.replication.core.answers import Answers
 from mesh.replication.core.clocks import (
     MAX_AHEAD_MS,
     Origin,
@@ -23,7 +23,7 @@ from mesh.replication.core.clocks import (
     vector_from_proto,
     vector_to_proto,
 )
-from mesh.replication.core.frames import FORMATS, StoredFrame
+from mesh.replication.core.frames import FORMATS, FrameLog, StoredFrame
 from mesh.replication.core.journal import Journal, Write
 
 HEARTBEAT_MS = 1000
@@ -92,13 +92,6 @@ def check_hello(
         raise errors.ClockAhead(f"{peer} is {ahead / 1000:.0f} s ahead of the clock here")
 
 
-class FrameLog(Protocol):
-    """Where a sender reads what was committed."""
-
-    def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
-        """An origin's frames that end beyond a sequence number, in order; at least one if any."""
-
-
 @dataclass
 class PeerView:
     """What is known of a peer from its link."""
@@ -107,7 +100,6 @@ class PeerView:
     vector: Vector = field(default_factory=dict)
     clocks: dict[str, int] = field(default_factory=dict)
     """By region, its own included, the clock of the newest heartbeat that reached the peer."""
-    diverged: bool = False
 
 
 class Receiver:
@@ -178,6 +170,7 @@ class Receiver:
         if kind == "hello":
             check_hello(message.hello, self._group, self._peer, self._journal.region, now_ms)
             self._greeted = True
+            self._journal.integrity.with_peer(self._peer).forget()
             self._view.origin = origin_from_proto(message.hello.origin)
             self._view.vector = vector_from_proto(message.hello.vector)
             return self._journal.learn(self._peer, self._view.vector, now_ms)
@@ -187,6 +180,8 @@ class Receiver:
             self._frame(message.frame, now_ms)
         elif kind == "heartbeat":
             self._heartbeat(message.heartbeat, now_ms)
+        elif kind == "answer":
+            self._journal.integrity.with_peer(self._peer).answered(message.answer)
         return []
 
     def _frame(self, message: frame_pb2.Frame, now_ms: int) -> None:
@@ -206,8 +201,6 @@ class Receiver:
         own = self._journal.origin
         if vector.get(own, 0) > self._journal.vector.get(own, 0):
             raise errors.RestoredBackup(f"{self._peer} knows more of {own} than is here")
-        if vector == self._journal.vector:
-            self._view.diverged = message.digest != self._journal.digest()
 
     def settle(self) -> list[link_pb2.FollowRequest]:
         """After a commit: acknowledges what is durable, and grants what it freed."""
@@ -233,6 +226,13 @@ class Receiver:
             )
         return messages + self._grant()
 
+    def compare(self, now_ms: int) -> list[link_pb2.FollowRequest]:
+        """Goes on comparing what is here with what the peer holds; asks it when that is due."""
+        if not self._greeted:
+            return []
+        inquiry = self._journal.integrity.with_peer(self._peer).go_on(now_ms)
+        return [] if inquiry is None else [link_pb2.FollowRequest(inquiry=inquiry)]
+
 
 class Sender:
     """The end that sends changes. One object serves one stream."""
@@ -248,6 +248,7 @@ class Sender:
         self._bytes = 0
         self._changes = 0
         self._beat_ms: int | None = None
+        self._answers = Answers(journal, log)
         self.durable: Vector = {}
 
     def on_message(
@@ -277,6 +278,8 @@ class Sender:
             return [], self._journal.confirm(self._peer, taken, now_ms)
         elif kind == "want":
             self._wanted = frozenset(message.want.regions)
+        elif kind == "inquiry":
+            self._answers.ask(message.inquiry)
         return [], []
 
     @property
@@ -310,6 +313,10 @@ class Sender:
             messages.append(
                 link_pb2.FollowResponse(frame=frame_pb2.Frame(body=frame.body, hash=frame.hash))
             )
+        # Behind the frames: who asked compares once it has all that is here now.
+        answer = self._answers.next(now_ms)
+        if answer is not None:
+            messages.append(link_pb2.FollowResponse(answer=answer))
         return messages
 
     def _heartbeat(self, now_ms: int, heard: Mapping[str, int]) -> link_pb2.FollowResponse:
@@ -317,7 +324,6 @@ class Sender:
             heartbeat=link_pb2.Heartbeat(
                 vector=vector_to_proto(self._journal.vector),
                 clock=self._journal.clock.tick(now_ms),
-                digest=self._journal.digest(),
                 heard={region: clock for region, clock in heard.items() if region != self._peer},
             )
         )

@@ -32,24 +32,24 @@ class Position(NamedTuple):
 
 
 def recover(
-    states: Iterable[tuple[EntityKey, bytes]],
+    states: Iterable[tuple[EntityKey, bytes, bytes]],
     positions: Mapping[Origin, Position],
     frames: Iterable[StoredFrame],
 ) -> Recovered:
     """The group's state at the journal's end.
 
-    `states` are canonical bytes as flushed; `frames` are those above the watermarks, in the order
-    of their commits (others among them are passed over). Raises `FormatUnknown` for what a newer
-    version wrote, and `JournalDamaged`.
+    `states` are canonical bytes as flushed, with their checksums; those that are damaged are left
+    out and named. `frames` are those above the watermarks, in the order of their commits (others
+    among them are passed over). Raises `FormatUnknown` for what a newer version wrote, and
+    `JournalDamaged`.
     """
     recovered = Recovered()
-    try:
-        for entity, data in states:
-            recovered.states[entity] = entities.decode(data)
-    except FormatUnknown:
-        raise
-    except LinkFault as fault:
-        raise JournalDamaged(f"a stored state is damaged: {fault}") from None
+    for entity, data, hash in states:
+        if entities.checksum(entity, data) != hash:
+            recovered.damaged[entity] = "its stored state is not what its checksum says"
+            continue
+        recovered.states[entity] = entities.decode(data)
+        recovered.fingerprints[entity] = int.from_bytes(hash, "big")
     if recovered.states:
         recovered.clock = max(state.changed.clock for state in recovered.states.values())
     for origin, position in positions.items():
@@ -81,6 +81,7 @@ def _replay(
             state = recovered.states.get(change.entity)
             recovered.states[change.entity] = entities.apply(state, change)
             recovered.replayed.add(change.entity)
+            recovered.fingerprints.pop(change.entity, None)
         recovered.clock = max(recovered.clock, frame.newest)
         recovered.clocks[origin] = frame.newest
         reached[origin] = stored.last

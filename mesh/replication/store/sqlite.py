@@ -14,7 +14,6 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from mesh.replication.core import entities
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import Origin, milliseconds
 from mesh.replication.core.conflicts import Conflict
@@ -36,6 +35,7 @@ from mesh.replication.errors import (
 )
 from mesh.replication.store import HistoryRow
 from mesh.replication.store.conflicts import keep, kept
+from mesh.replication.store.states import state_row
 
 FORMAT = 1
 """The version of the tables, kept as `user_version`."""
@@ -58,7 +58,8 @@ CREATE TABLE positions (
   PRIMARY KEY (region, incarnation)
 ) WITHOUT ROWID;
 CREATE TABLE states (
-  type TEXT NOT NULL, key TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (type, key)
+  bucket INTEGER NOT NULL, type TEXT NOT NULL, key TEXT NOT NULL, state BLOB NOT NULL,
+  hash BLOB NOT NULL, PRIMARY KEY (bucket, type, key)
 ) WITHOUT ROWID;
 CREATE TABLE receipts (
   actor TEXT NOT NULL, method TEXT NOT NULL, request_id TEXT NOT NULL, digest BLOB NOT NULL,
@@ -175,7 +176,10 @@ class SqliteStore:
             origin = Origin(region, incarnation)
             flushed_hash = self._hash_at(origin, flushed)
             positions[origin] = Position(sequence, hash, flushed, flushed_hash, clock)
-        states = (((row[0], row[1]), row[2]) for row in read("SELECT type, key, state FROM states"))
+        states = (
+            ((row[0], row[1]), row[2], row[3])
+            for row in read("SELECT type, key, state, hash FROM states")
+        )
         try:
             return recover(states, positions, self._unflushed())
         except FormatUnknown as fault:
@@ -283,8 +287,8 @@ class SqliteStore:
         # Not synced by itself: a power cut may undo it, whole and in order, and the journal has it.
         with self._transaction("NORMAL") as cursor:
             cursor.executemany(
-                "INSERT OR REPLACE INTO states VALUES (?, ?, ?)",
-                ((*entity, entities.encode(state)) for entity, state in states.items()),
+                "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?)",
+                (state_row(entity, state) for entity, state in states.items()),
             )
             cursor.executemany(
                 "UPDATE positions SET flushed = ? WHERE region = ? AND incarnation = ?",

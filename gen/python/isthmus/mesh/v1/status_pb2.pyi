@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from isthmus.replication.v1 import digest_pb2 as _digest_pb2
 from isthmus.replication.v1 import frame_pb2 as _frame_pb2
 from isthmus.replication.v1 import link_pb2 as _link_pb2
 from isthmus.replication.v1 import members_pb2 as _members_pb2
@@ -120,9 +121,13 @@ class GroupStatus(_message.Message):
     ENTITIES_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    PAIRS_FIELD_NUMBER: _builtins.int
+    INTEGRITY_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     digest: _builtins.bytes
-    """SHA-256 sum over the state at `vector`: regions with equal vectors have equal digests."""
+    """SHA-256 sum over the state at `vector`: regions with equal vectors have equal digests. Empty
+    while it is behind the state: what `pairs` says is proven under load too.
+    """
     entities: _builtins.int
     @_builtins.property
     def origin(self) -> _frame_pb2.Origin: ...
@@ -134,6 +139,12 @@ class GroupStatus(_message.Message):
     def links(self) -> _containers.RepeatedCompositeFieldContainer[_link_pb2.LinkStatus]: ...
     @_builtins.property
     def members(self) -> _members_pb2.MembersStatus: ...
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[_digest_pb2.PairStatus]:
+        """How this region compares with each peer."""
+
+    @_builtins.property
+    def integrity(self) -> _digest_pb2.IntegrityStatus: ...
     def __init__(
         self,
         *,
@@ -144,10 +155,12 @@ class GroupStatus(_message.Message):
         entities: _builtins.int = ...,
         links: _abc.Iterable[_link_pb2.LinkStatus] | None = ...,
         members: _members_pb2.MembersStatus | None = ...,
+        pairs: _abc.Iterable[_digest_pb2.PairStatus] | None = ...,
+        integrity: _digest_pb2.IntegrityStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["members", b"members", "origin", b"origin", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["integrity", b"integrity", "members", b"members", "origin", b"origin", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "group", b"group", "links", b"links", "members", b"members", "origin", b"origin", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "group", b"group", "integrity", b"integrity", "links", b"links", "members", b"members", "origin", b"origin", "pairs", b"pairs", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -9,6 +9,7 @@ from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from isthmus.replication.v1 import digest_pb2 as _digest_pb2
 from isthmus.replication.v1 import frame_pb2 as _frame_pb2
 import builtins as _builtins
 import sys
@@ -81,6 +82,7 @@ class FollowRequest(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
     WANT_FIELD_NUMBER: _builtins.int
+    INQUIRY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___FollowHello: ...
     @_builtins.property
@@ -89,6 +91,10 @@ class FollowRequest(_message.Message):
     def acknowledgement(self) -> Global___Acknowledgement: ...
     @_builtins.property
     def want(self) -> Global___Want: ...
+    @_builtins.property
+    def inquiry(self) -> _digest_pb2.Inquiry:
+        """Asks what the sender holds; one that came before and is not answered yet is forgotten."""
+
     def __init__(
         self,
         *,
@@ -96,12 +102,13 @@ class FollowRequest(_message.Message):
         credit: Global___Credit | None = ...,
         acknowledgement: Global___Acknowledgement | None = ...,
         want: Global___Want | None = ...,
+        inquiry: _digest_pb2.Inquiry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "credit", b"credit", "hello", b"hello", "message", b"message", "want", b"want"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "credit", b"credit", "hello", b"hello", "inquiry", b"inquiry", "message", b"message", "want", b"want"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "credit", b"credit", "hello", b"hello", "message", b"message", "want", b"want"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "credit", b"credit", "hello", b"hello", "inquiry", b"inquiry", "message", b"message", "want", b"want"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "credit", "acknowledgement", "want"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "credit", "acknowledgement", "want", "inquiry"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -117,6 +124,7 @@ class FollowResponse(_message.Message):
     FRAME_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___FollowHello: ...
     @_builtins.property
@@ -125,6 +133,8 @@ class FollowResponse(_message.Message):
     def heartbeat(self) -> Global___Heartbeat: ...
     @_builtins.property
     def error(self) -> Global___LinkError: ...
+    @_builtins.property
+    def answer(self) -> _digest_pb2.Answer: ...
     def __init__(
         self,
         *,
@@ -132,12 +142,13 @@ class FollowResponse(_message.Message):
         frame: _frame_pb2.Frame | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         error: Global___LinkError | None = ...,
+        answer: _digest_pb2.Answer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "heartbeat", "error"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "heartbeat", "error", "answer"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -301,12 +312,9 @@ class Heartbeat(_message.Message):
 
     VECTOR_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
-    DIGEST_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
     clock: _builtins.int
     """The sender's hybrid logical clock: each of its heartbeats has a higher one."""
-    digest: _builtins.bytes
-    """SHA-256 sum over the sender's state at `vector`: equal vectors mean equal digests."""
     @_builtins.property
     def vector(self) -> _frame_pb2.Vector:
         """What the sender has made durable."""
@@ -322,12 +330,11 @@ class Heartbeat(_message.Message):
         *,
         vector: _frame_pb2.Vector | None = ...,
         clock: _builtins.int = ...,
-        digest: _builtins.bytes = ...,
         heard: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "digest", b"digest", "heard", b"heard", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "heard", b"heard", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

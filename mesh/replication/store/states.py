@@ -1,0 +1,15 @@
+"""The rows of stored states: clustered as the digest's buckets are, each with a checksum."""
+
+from __future__ import annotations
+
+from mesh.replication.core.digest import bucket_of
+from mesh.replication.core.entities import EntityKey, EntityState, checksum, encode
+
+Row = tuple[int, str, str, bytes, bytes]
+"""Bucket, type, key, canonical bytes, and the checksum of these and of the name."""
+
+
+def state_row(entity: EntityKey, state: EntityState) -> Row:
+    """The row of an entity."""
+    canonical = encode(state)
+    return bucket_of(entity), *entity, canonical, checksum(entity, canonical)
