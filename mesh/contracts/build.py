@@ -137,11 +137,17 @@ def _entity(schema: Schema, node: MessageNode) -> Entity:
         history=contract.history,
         fields=_fields(schema, node, (), skip=contract.key),
         location=node.source.at(),
+        home=contract.home_field,
     )
 
 
 def _fields(
-    schema: Schema, node: MessageNode, above: tuple[int, ...], skip: str = ""
+    schema: Schema,
+    node: MessageNode,
+    above: tuple[int, ...],
+    skip: str = "",
+    *,
+    resident: bool = False,
 ) -> tuple[Field, ...]:
     fields = []
     for item in node.fields:
@@ -149,6 +155,7 @@ def _fields(
             continue
         merge = Merge(item.contract.merge)
         path = (*above, item.proto.number)
+        stays = resident or item.contract.scope == options_pb2.SCOPE_HOME_REGION
         fields.append(
             Field(
                 name=item.name,
@@ -157,13 +164,14 @@ def _fields(
                 merge=merge,
                 order_by=tuple(item.contract.order_by),
                 fields=(
-                    _fields(schema, schema.messages[item.type], path)
+                    _fields(schema, schema.messages[item.type], path, resident=stays)
                     if merge is Merge.MESSAGE
                     else ()
                 ),
                 at_least=item.contract.at_least if item.contract.HasField("at_least") else None,
                 type=item.type,
                 repeated=item.repeated,
+                resident=stays,
             )
         )
     return tuple(fields)
@@ -208,6 +216,7 @@ def _entity_terms(entity: Entity) -> Mapping[str, Any]:
         "group": entity.group,
         "key": entity.key_number,
         "history": entity.history,
+        "home": next((f.number for f in entity.fields if f.name == entity.home), None),
         "fields": [_field_terms(field) for field in entity.fields],
     }
 
@@ -221,6 +230,7 @@ def _field_terms(field: Field) -> Mapping[str, Any]:
         "merge": field.merge.value,
         "order_by": list(field.order_by),
         "at_least": field.at_least,
+        "resident": field.resident,
         "fields": [_field_terms(inner) for inner in field.fields],
     }
 

@@ -157,7 +157,8 @@ class Field:
     `path` holds the field numbers from the entity down; `order_by` the paths, inside the field's
     message, of the fields that order a MAX or MIN; `at_least` is what a BOUNDED_COUNTER never falls
     below. `fields` is filled for MESSAGE only. `type` is
-    the full name of its message or enum, or a scalar's keyword such as `int64`.
+    the full name of its message or enum, or a scalar's keyword such as `int64`. What is `resident`
+    never leaves the home region.
     """
 
     name: str
@@ -169,11 +170,12 @@ class Field:
     at_least: int | None = None
     type: str = ""
     repeated: bool = False
+    resident: bool = False
 
 
 @dataclass(frozen=True)
 class Entity:
-    """A replicated message."""
+    """A replicated message; `home` is the field that names its home region, if one writes it."""
 
     name: str
     group: str
@@ -182,6 +184,7 @@ class Entity:
     history: bool
     fields: tuple[Field, ...]
     location: Location
+    home: str = ""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,9 @@ _ROUTE = "the calling sidecar's and the edge's routes"
 _CLUSTER = "the calling sidecar's and the edge's clusters"
 _GROUP = "replication: the group's journal and store"
 _MERGE = "replication: merging of cells"
+_RESIDENT = "replication: kept in a section of the store that nothing is sent from"
 _SESSION = "the runtime: a call waits until its region has what the caller's token has seen"
+_HOME = "replication: other regions refuse to write; a move fences the old home"
 _DURABLE = "replication: the answer waits for the fsync in as many regions"
 
 ROWS: Mapping[str, Row] = {
@@ -85,13 +87,14 @@ ROWS: Mapping[str, Row] = {
     "Durability.DURABILITY_MAJORITY": _enforced(_DURABLE),
     "EntityContract.group": _enforced(_GROUP),
     "EntityContract.key": _enforced(_GROUP),
-    "EntityContract.home": _enforced("only HOME_ANY_REGION, which is the default"),
+    "EntityContract.home": _enforced(_HOME),
+    "EntityContract.home_field": _enforced(_HOME),
     "EntityContract.history": _enforced("replication: `Group.history`"),
     "Home.HOME_UNSPECIFIED": _enforced("the same as HOME_ANY_REGION"),
     "Home.HOME_ANY_REGION": _enforced(_MERGE),
-    "Home.HOME_ONE_REGION": _NOT_YET,
+    "Home.HOME_ONE_REGION": _enforced(_HOME),
     "FieldContract.merge": _enforced(_MERGE),
-    "FieldContract.scope": _enforced("only SCOPE_GLOBAL, which is the default"),
+    "FieldContract.scope": _enforced(_RESIDENT),
     "FieldContract.order_by": _enforced(_MERGE),
     "FieldContract.at_least": _enforced("replication: a write that would pass it is refused"),
     "Merge.MERGE_UNSPECIFIED": _refused("rule `MERGE_RULE_MISSING`"),
@@ -107,13 +110,11 @@ ROWS: Mapping[str, Row] = {
     "Merge.MERGE_KEEP_BOTH": _enforced(_MERGE),
     "Scope.SCOPE_UNSPECIFIED": _enforced("the same as SCOPE_GLOBAL"),
     "Scope.SCOPE_GLOBAL": _enforced("replication: sent to every region"),
-    "Scope.SCOPE_HOME_REGION": _NOT_YET,
+    "Scope.SCOPE_HOME_REGION": _enforced(_RESIDENT),
 }
 
 INSTEAD: Mapping[str, str] = {
     "MethodContract.rate_limit": "leave rate_limit out",
     "Locality.LOCALITY_HOME": "write LOCALITY_NEAREST or LOCALITY_LOCAL",
-    "Home.HOME_ONE_REGION": "leave home out, or write HOME_ANY_REGION",
-    "Scope.SCOPE_HOME_REGION": "leave scope out, and keep such values out of the entity",
 }
 """For each option or value that is not supported yet: what to write today."""

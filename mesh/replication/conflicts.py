@@ -8,10 +8,12 @@ from mesh.contracts.model import Merge
 from mesh.replication.core import cells
 from mesh.replication.core.cells import Version
 from mesh.replication.core.clocks import Origin, milliseconds
-from mesh.replication.core.conflicts import DELETED, Conflict
+from mesh.replication.core.conflicts import DELETED, MOVED, Conflict
 from mesh.replication.core.entities import EntityState, enclosed
 from mesh.replication.schema import EntitySchema
 from mesh.replication.views import ConflictView, Value
+
+_WITHOUT_FIELD = {DELETED: "DELETE", MOVED: "HOME"}
 
 
 def view(conflict: Conflict, schema: EntitySchema) -> ConflictView:
@@ -21,7 +23,7 @@ def view(conflict: Conflict, schema: EntitySchema) -> ConflictView:
         key=conflict.entity[1],
         generation=conflict.generation,
         field=schema.name_of(conflict.path),
-        rule="DELETE" if conflict.rule == DELETED else Merge(conflict.rule).name,
+        rule=_WITHOUT_FIELD.get(conflict.rule) or Merge(conflict.rule).name,
         read=_value(conflict.read, conflict.path, schema),
         other=_value(conflict.other, conflict.path, schema),
     )

@@ -8,6 +8,8 @@
     │   ├── RequestIdReused        a request id came back with another request
     │   ├── OperationUnknown       a request was done before, and its result cannot be told
     │   ├── RightsShort            a bounded counter cannot give as much here now
+    │   ├── NotHome                another region is the entity's home, and writes it
+    │   ├── ResidentDurability     HOME_REGION values cannot be durable in other regions
     │   ├── BelowBound             a bounded counter would begin below its bound
     │   ├── WriteTooLarge          one write does not fit a frame
     │   ├── OriginChanged          the region took a new incarnation under the write: try again
@@ -58,6 +60,7 @@ __all__ = [
     "GroupClosed",
     "NotAMember",
     "NotFound",
+    "NotHome",
     "NotReplicated",
     "NotTheHome",
     "NotYetHere",
@@ -65,6 +68,7 @@ __all__ = [
     "OriginChanged",
     "ReplicationError",
     "RequestIdReused",
+    "ResidentDurability",
     "RightsShort",
     "SchemaError",
     "StoreBroken",
@@ -100,6 +104,28 @@ class NotReplicated(WriteError):
 
 class RequestIdReused(WriteError):
     """A request id came back with another request: repeat a request unchanged, or take a new id."""
+
+
+class NotHome(WriteError):
+    """Another region is the home of an entity, and that alone writes it: ask there.
+
+    `home` is empty if the entity has none: it came about under a contract without homes.
+    """
+
+    def __init__(self, entity: EntityKey, home: str, region: str) -> None:
+        what = f"{entity[0]} {entity[1]!r}"
+        super().__init__(
+            f"{what} is written in its home alone, which is {home}, and this is {region}: "
+            f"send the request to {home}, or move the home here first"
+            if home
+            else f"{what} has no home yet: move its home here first"
+        )
+        self.entity = entity
+        self.home = home
+
+
+class ResidentDurability(WriteError):
+    """A write of HOME_REGION values was to be durable in other regions, where they never go."""
 
 
 class BelowBound(WriteError):

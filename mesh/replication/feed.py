@@ -115,7 +115,7 @@ def _entity(view: View) -> feed_pb2.EntityView:
     return feed_pb2.EntityView(
         type=view.type,
         key=view.key,
-        value=view.value,
+        value=view.value if view.shared is None else view.shared,
         deleted=view.deleted,
         generation=view.generation,
         last_change=feed_pb2.LastChange(

@@ -45,7 +45,6 @@ from mesh.replication.views import (
     Batch,
     ChangeRecord,
     ConflictView,
-    EntityChange,
     Reach,
     ReachChanged,
     Snapshot,
@@ -179,6 +178,8 @@ class Group:
             SqliteStore, folder, name, region, digest, schema.history_types
         )
         try:
+            remembered = await asyncio.to_thread(store.resident_fields, schema.resident_fields)
+            schema.keep(remembered)
             recovered = await asyncio.to_thread(store.recover)
         except BaseException:
             store.close()
@@ -270,8 +271,11 @@ class Group:
 
         `Transaction.set`, `put` and `remove` take it, and change nothing that came since.
         """
-        state = self.journal.committed.get(self._entity(type, key))
-        return None if state is None or state.deleted else etags.encode(state)
+        entity = self._entity(type, key)
+        state = self.journal.committed.get(entity)
+        if state is None or state.deleted:
+            return None
+        return etags.encode(self._views.whole(entity, state))
 
     def versions(self, type: type[Message], key: str, field: str) -> builtins.list[Value]:
         """The values of a KEEP_BOTH field that stand; the one that `get` gives comes first.
@@ -327,7 +331,8 @@ class Group:
             raise
         receipt = self._operations.receipt(context, result, now_ms)
         write = transaction.finish(receipt)
-        if not write.changes and receipt is None and self.journal.quiet:
+        idle = not write.changes and not write.residents and receipt is None
+        if idle and self.journal.quiet:
             return result
         done = self._committer.submit(write)
         self._operations.started(context, result, done)
@@ -501,15 +506,8 @@ class Group:
     def _visible(self, visible: Visible) -> None:
         for before, after in visible.changes.values():
             self._entities += (before is None or before.deleted) - after.deleted
-        if self._watchers and (visible.changes or visible.conflicts):
-            changes = tuple(
-                EntityChange(
-                    None if before is None else self._views.view(entity, before),
-                    self._views.view(entity, after),
-                )
-                for entity, (before, after) in visible.changes.items()
-                if entity[0] in self._schema.entities
-            )
+        if self._watchers and (visible.changes or visible.conflicts or visible.residents):
+            changes = self._views.changes(visible)
             decided = tuple(self._conflict_views(visible.conflicts))
             for watcher in tuple(self._watchers):
                 watcher.offer(Batch(changes, decided))

@@ -42,6 +42,11 @@ class Operations:
         if receipt is None or receipt.time_ms < now_ms - RECEIPTS_KEPT_MS:
             return None
         _check(context, receipt.digest)
+        if not receipt.type:
+            raise OperationUnknown(
+                "the request was done in another region, and its result stays there: read what "
+                "it wrote, or repeat it in the region that did it"
+            )
         try:
             descriptor = descriptor_pool.Default().FindMessageTypeByName(receipt.type)
         except KeyError:
@@ -82,7 +87,7 @@ def _copy(message: Message) -> Message:
 
 
 def _check(context: WriteContext, digest: bytes) -> None:
-    if digest != context.request_digest:
+    if digest and digest != context.request_digest:
         raise RequestIdReused(
             f"request id {context.request_id!r} was used for another {context.method or 'request'}:"
             " repeat a request unchanged, or give it a new id"

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from google.protobuf.message import DecodeError
 
+from mesh.replication import residency
 from mesh.replication.core import entities
 from mesh.replication.core.clocks import Origin, milliseconds
 from mesh.replication.core.entities import EntityKey, EntityState
-from mesh.replication.core.journal import Journal
+from mesh.replication.core.journal import Journal, Visible
 from mesh.replication.schema import EntitySchema, GroupSchema
-from mesh.replication.views import LastChange, View
+from mesh.replication.views import EntityChange, LastChange, View
 
 _log = logging.getLogger("isthmus.replication")
+
+_Changed = tuple[EntityKey, EntityState | None, EntityState, EntityState | None]
+"""An entity, its state before and after, and its section of HOME_REGION cells before."""
 
 
 def render(state: EntityState, schema: EntitySchema, key: str) -> tuple[bytes, tuple[str, ...]]:
@@ -57,7 +61,7 @@ class Renderer:
     def __init__(self, journal: Journal, schema: GroupSchema) -> None:
         self._journal = journal
         self._schema = schema
-        self._made: dict[EntityKey, tuple[EntityState, View]] = {}
+        self._made: dict[EntityKey, tuple[EntityState, EntityState | None, View]] = {}
         self._unreadable: dict[EntityKey, tuple[str, ...]] = {}
 
     def living(self, types: Iterable[str] | None) -> Sequence[View]:
@@ -69,16 +73,59 @@ class Renderer:
 
     def view(self, entity: EntityKey, state: EntityState) -> View:
         """The view of a state of an entity that this contract knows."""
+        return self._view(entity, state, self._journal.residents.committed.get(entity))
+
+    def changes(self, visible: Visible) -> tuple[EntityChange, ...]:
+        """What a commit made visible of the entities that this contract knows."""
+        known = self._schema.entities
+        now = self._journal.residents.committed
+        return tuple(
+            EntityChange(
+                None if before is None else self._view(entity, before, section),
+                self._view(entity, after, now.get(entity)),
+            )
+            for entity, before, after, section in self._changed(visible)
+            if entity[0] in known
+        )
+
+    def _changed(self, visible: Visible) -> Iterator[_Changed]:
+        was, now = visible.residents, self._journal.residents.committed
+        for entity, (before, after) in visible.changes.items():
+            yield entity, before, after, was[entity] if entity in was else now.get(entity)
+        for entity, section in was.items():
+            state = self._journal.committed.get(entity)
+            if entity not in visible.changes and state is not None:
+                yield entity, state, state, section
+
+    def whole(self, entity: EntityKey, state: EntityState) -> EntityState:
+        """A committed state with all that this region has of it."""
+        section = self._journal.residents.committed.get(entity)
+        return self._whole(entity, state, section)
+
+    def _whole(
+        self, entity: EntityKey, state: EntityState, section: EntityState | None
+    ) -> EntityState:
+        schema = self._schema.entities[entity[0]]
+        return residency.whole(state, section, schema, self._journal.region)
+
+    def _view(self, entity: EntityKey, state: EntityState, section: EntityState | None) -> View:
         made = self._made.get(entity)
-        if made is not None and made[0] is state:
-            return made[1]
-        view = self._render(entity, state)
-        self._made[entity] = (state, view)
+        if made is not None and made[0] is state and made[1] is section:
+            return made[2]
+        view = self._render(entity, state, section)
+        self._made[entity] = (state, section, view)
         return view
 
-    def _render(self, entity: EntityKey, state: EntityState) -> View:
+    def _render(self, entity: EntityKey, state: EntityState, section: EntityState | None) -> View:
         schema = self._schema.entities[entity[0]]
         changed = state.changed
+        if section is not None and section.changed > changed and not state.deleted:
+            changed = section.changed
+        shared = None
+        if section is not None:
+            alone = residency.whole(state, None, schema, self._journal.region)
+            shared = render(alone, schema, entity[1])[0]
+        state = self._whole(entity, state, section)
         value, unreadable = render(state, schema, entity[1])
         self._report(entity, unreadable)
         return View(
@@ -93,6 +140,7 @@ class Renderer:
             ),
             value=value,
             message_class=schema.message_class,
+            shared=shared,
         )
 
     def _report(self, entity: EntityKey, unreadable: tuple[str, ...]) -> None:

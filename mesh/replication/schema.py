@@ -64,6 +64,7 @@ class FieldSchema:
     descriptor: FieldDescriptor
     order_by: tuple[str, ...]
     at_least: int
+    resident: bool
 
     def __str__(self) -> str:
         return f"{self.entity}.{'.'.join(self.names)}"
@@ -156,7 +157,11 @@ def rank(field: FieldDescriptor, value: Any) -> bytes:
 
 
 class EntitySchema:
-    """One entity of the group; `rules` says by path under which rule this contract reads."""
+    """One entity of the group; `rules` says by path under which rule this contract reads.
+
+    `home` is the field that names its home region, if one region writes it; `resident` are the
+    paths of the fields that stay in it.
+    """
 
     def __init__(self, entity: Entity, message_class: MessageClass) -> None:
         self.name = entity.name
@@ -167,7 +172,16 @@ class EntitySchema:
         self.fields = {".".join(f.names): f for f in _flatten(entity, message_class)}
         self.rules = {field.path: field.rule for field in self.fields.values()}
         self.bounded = [f for f in self.fields.values() if f.rule == cells.BOUNDED_COUNTER]
+        self.home = self.fields.get(entity.home)
+        self.resident = frozenset(field.path for field in self.fields.values() if field.resident)
         self._names = {field.path: name for name, field in self.fields.items()}
+
+    def keep(self, paths: Iterable[bytes]) -> None:
+        """The fields at these paths stay as well, and so do those above and below them."""
+        for kept in paths:
+            self.resident |= {
+                path for path in self.rules if path.startswith(kept) or kept.startswith(path)
+            }
 
     def key_of(self, message: Message) -> str:
         """The key in a message. Raises `NotReplicated` if it is empty or of another type."""
@@ -217,6 +231,24 @@ class GroupSchema:
                     "import its module before the group is opened"
                 ) from None
             self.entities[entity.name] = EntitySchema(entity, message_class)
+        self.discreet = bool(self.resident_fields)
+
+    @property
+    def resident_fields(self) -> frozenset[tuple[str, bytes]]:
+        """The fields that stay in a home region, by message type and path."""
+        return frozenset(
+            (name, path) for name, entity in self.entities.items() for path in entity.resident
+        )
+
+    def keep(self, fields: Iterable[tuple[str, bytes]]) -> None:
+        """These fields stay in a home region, whatever this contract says of them.
+
+        An older one may not know them, or know them as fields that go everywhere.
+        """
+        for type, path in fields:
+            self.discreet = True
+            if type in self.entities:
+                self.entities[type].keep([path])
 
     def entity(self, type: str) -> EntitySchema:
         """The schema of a message type. Raises `NotReplicated`."""
@@ -248,8 +280,9 @@ def _flatten(entity: Entity, message_class: MessageClass) -> Iterator[FieldSchem
                 raise SchemaError(f"{where}: MERGE_{field.merge.name} is not supported yet")
             _check(where, rule, found)
             path = b"".join(map(varint, field.path))
+            bound = field.at_least or 0
             yield FieldSchema(
-                entity.name, here, path, rule, found, field.order_by, field.at_least or 0
+                entity.name, here, path, rule, found, field.order_by, bound, field.resident
             )
 
     yield from walk(entity.fields, message_class.DESCRIPTOR, ())

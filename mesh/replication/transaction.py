@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
-from mesh.replication import deltas
+from mesh.contracts.model import Durability
+from mesh.replication import deltas, residency
 from mesh.replication.core import cells, entities, etags
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityKey, EntityState
@@ -21,6 +22,7 @@ from mesh.replication.errors import (
     AlreadyExists,
     NotFound,
     NotReplicated,
+    ResidentDurability,
     RightsShort,
     WriteTooLarge,
 )
@@ -62,6 +64,7 @@ class Transaction:
         self._context = context
         self._drafts: list[_Draft] = []
         self._latest: dict[EntityKey, _Draft] = {}
+        self._residents = residency.Writing(journal.residents, context.actor)
 
     # Reading.
 
@@ -71,11 +74,11 @@ class Transaction:
         state = self._look((schema.name, key))
         if state is None or state.deleted:
             return None
-        return type.FromString(render(state, schema, key)[0])
+        return type.FromString(render(self._whole(schema, key, state), schema, key)[0])
 
     def etag(self, type: type[Message], key: str) -> bytes:
         """What names this reading of an entity, for a later write. Raises `NotFound`."""
-        return etags.encode(self._living((self._of(type).name, key)))
+        return etags.encode(self._living(self._of(type), key))
 
     def list(self, type: type[M]) -> list[M]:
         """All living entities of a type, by key."""
@@ -88,20 +91,28 @@ class Transaction:
     # Writing.
 
     def create(self, message: Message) -> None:
-        """Creates an entity with the fields that are set. Raises `AlreadyExists` if it lives."""
+        """Creates an entity with the fields that are set. Raises `AlreadyExists` if it lives.
+
+        If one region writes it, that is this one: its home is filled in. Raises `NotHome` if
+        `message` names another.
+        """
         schema = self._schema.entity(message.DESCRIPTOR.full_name)
         key = schema.key_of(message)
         entity = (schema.name, key)
         state = self._look(entity)
         if state is not None and not state.deleted:
             raise AlreadyExists(f"{schema.name} {key!r} exists already")
-        generation = 1 if state is None else state.generation + 1
+        message = residency.at_home(schema, message, self.region)
+        generation = residency.generation_of_new(schema, state, self.region)
         draft = self._draft(entity, generation, UPSERT, state)
+        staying: dict[CellKey, bytes] = {}
         for each in schema.fields.values():
             delta = deltas.of_create(each, message, self._journal.origin)
             if delta is not None:
-                draft.cells[each.path, each.rule] = delta
+                into = staying if each.path in schema.resident else draft.cells
+                into[each.path, each.rule] = delta
         self._apply(draft)
+        self._stay(entity, generation, staying)
 
     def set(self, message: Message, *paths: str, etag: bytes | None = None) -> None:
         """Writes fields of an entity that lives, with the values that `message` has.
@@ -114,8 +125,7 @@ class Transaction:
         Raises `NotFound`, `NotReplicated` and `EtagDamaged`.
         """
         schema = self._schema.entity(message.DESCRIPTOR.full_name)
-        entity = (schema.name, schema.key_of(message))
-        state = self._living(entity)
+        state = self._writable(schema, schema.key_of(message))
         written: dict[CellKey, bytes] = {}
         for each in self._named(schema, paths):
             key = (each.path, each.rule)
@@ -129,18 +139,18 @@ class Transaction:
             )
             if delta is not None:
                 written[key] = delta
-        self._amend(entity, state, written)
+        self._amend(schema, schema.key_of(message), written)
 
     def add(self, type: type[Message], key: str, field: str, *values: Any) -> None:
         """Adds elements to a SET. Raises `NotFound` and `NotReplicated`."""
         schema = self._of(type)
         each = schema.field(field, cells.SET)
-        state = self._living((schema.name, key))
+        state = self._writable(schema, key)
         cell = state.cells.get((each.path, each.rule))
         adding = each.elements(schema.message_class, values)
         if adding:
             delta = cells.Set.delta(cell, self._journal.origin, adding)
-            self._amend((schema.name, key), state, {(each.path, each.rule): delta})
+            self._amend(schema, key, {(each.path, each.rule): delta})
 
     def put(
         self,
@@ -156,7 +166,7 @@ class Transaction:
         """
         schema = self._of(type)
         each = schema.field(field, cells.MAP)
-        state = self._living((schema.name, key))
+        state = self._writable(schema, key)
         cell_key = (each.path, each.rule)
         if values:
             delta = cells.registers.delta(
@@ -165,7 +175,7 @@ class Transaction:
                 each.entries(schema.message_class, values),
                 read=etags.read(etag, state, cell_key),
             )
-            self._amend((schema.name, key), state, {cell_key: delta})
+            self._amend(schema, key, {cell_key: delta})
 
     def remove(
         self, type: type[Message], key: str, field: str, *values: Any, etag: bytes | None = None
@@ -176,7 +186,7 @@ class Transaction:
         """
         schema = self._of(type)
         each = schema.field(field, cells.SET, cells.MAP)
-        state = self._living((schema.name, key))
+        state = self._writable(schema, key)
         cell_key = (each.path, each.rule)
         delta = deltas.of_remove(
             each,
@@ -187,7 +197,7 @@ class Transaction:
             etags.read(etag, state, cell_key),
         )
         if delta is not None:
-            self._amend((schema.name, key), state, {cell_key: delta})
+            self._amend(schema, key, {cell_key: delta})
 
     def increment(self, type: type[Message], key: str, field: str, by: int = 1) -> None:
         """Adds to a COUNTER or BOUNDED_COUNTER; `by` may be negative.
@@ -196,14 +206,13 @@ class Transaction:
         """
         schema = self._of(type)
         each = schema.field(field, cells.COUNTER, cells.BOUNDED_COUNTER)
-        entity = (schema.name, key)
-        state = self._living(entity)
+        state = self._writable(schema, key)
         if not by:
             return
         cell = state.cells.get((each.path, each.rule))
         if each.rule == cells.COUNTER:
             delta = cells.Counter.delta(cell, self._journal.origin, by)
-            self._amend(entity, state, {(each.path, each.rule): delta})
+            self._amend(schema, key, {(each.path, each.rule): delta})
             return
         rows = cell or {}
         if by > 0:
@@ -213,8 +222,9 @@ class Transaction:
         if changed is None:
             lives = (self._journal.origin, *self._journal.former)
             here = sum(escrow.rights(rows, life) for life in lives)
+            entity = (schema.name, key)
             raise RightsShort(entity, field, -by, here, self.region, escrow.by_region(rows))
-        self._amend_rows(entity, state, each, changed)
+        self._amend_rows(schema, key, each, changed)
 
     def ask(self, type: type[Message], key: str, field: str, amounts: Mapping[str, int]) -> None:
         """Asks regions to hand over rights of a BOUNDED_COUNTER; they do when they hear of it.
@@ -223,11 +233,10 @@ class Transaction:
         """
         schema = self._of(type)
         each = schema.field(field, cells.BOUNDED_COUNTER)
-        entity = (schema.name, key)
-        state = self._living(entity)
+        state = self._living(schema, key)
         rows = state.cells.get((each.path, each.rule), {})
         changed = escrow.asking(rows, self._journal.origin, amounts)
-        self._amend_rows(entity, state, each, changed)
+        self._amend_rows(schema, key, each, changed)
 
     def hand_over(self, type: type[Message], key: str) -> None:
         """Gives, as far as they are here, the rights that other regions asked this one for."""
@@ -239,22 +248,49 @@ class Transaction:
                 return
             rows = state.cells.get((each.path, each.rule), {})
             changed = escrow.answering(rows, self._journal.origin, self._journal.former)
-            self._amend_rows(entity, state, each, changed)
+            self._amend_rows(schema, key, each, changed)
 
     def delete(self, type: type[Message], key: str) -> None:
         """Ends an entity that lives; creating it again starts afresh. Raises `NotFound`."""
-        entity = (self._of(type).name, key)
-        state = self._living(entity)
-        self._apply(self._draft(entity, state.generation, DELETE, state))
+        schema = self._of(type)
+        state = self._writable(schema, key)
+        entity = (schema.name, key)
+        self._apply(self._draft(entity, state.generation, DELETE, self._look(entity)))
+
+    def move_home(self, type: type[Message], key: str, to: str, *, take: bool = False) -> None:
+        """Makes another region the home of an entity, which then alone writes it.
+
+        Its home gives it away, or, with `take`, a region takes it without asking: for a home that
+        is lost. What that home writes until it hears of the move loses, in every region, and shows
+        as a conflict. The values of HOME_REGION fields do not move: they stay where they were
+        written, unseen until that region is the home again or the entity is deleted.
+        Raises `NotFound`, `NotHome`, and `NotReplicated` if `to` is no region of the group.
+        """
+        schema = self._of(type)
+        self._living(schema, key)
+        entity = (schema.name, key)
+        state = self._look(entity)
+        assert state is not None  # noqa: S101 # it lives
+        origin, regions = self._journal.origin, self._journal.regions
+        moved = residency.moving(schema, entity, state, to, origin, regions, take=take)
+        if moved is not None:
+            draft = self._draft(entity, moved[0], UPSERT, state)
+            draft.cells.update(moved[1])
+            self._apply(draft)
 
     # The end.
 
     def finish(self, receipt: Receipt | None) -> Write:
         """The write that came of it. Raises `WriteTooLarge`."""
+        residents, size = self._residents.finish()
+        if residents and self._context.durability is not Durability.REGION:
+            raise ResidentDurability(
+                "HOME_REGION values are durable in their region alone, and the write was to be "
+                f"so in {self._context.durability.value}: write them by themselves"
+            )
         left = len(self._drafts)
         changes = []
         steps = []
-        size = 0
         for draft in self._drafts:
             left -= 1
             change = self._change(draft, left)
@@ -269,10 +305,13 @@ class Transaction:
             raise WriteTooLarge(
                 f"one write of {size} bytes is beyond {MAX_WRITE}: split it into several"
             )
-        return Write(changes, steps, receipt, size, self._seen)
+        discreet = self._schema.discreet
+        return Write(changes, steps, receipt, size, self._seen, residents, discreet)
 
     def _named(self, schema: EntitySchema, paths: tuple[str, ...]) -> Iterator[FieldSchema]:
         settable = deltas.SETTABLE
+        if schema.home is not None and ".".join(schema.home.names) in paths:
+            raise NotReplicated(f"{schema.home} is changed by a move alone: see `move_home`")
         if not paths:
             yield from (each for each in schema.fields.values() if each.rule in settable)
         for path in paths:
@@ -283,12 +322,19 @@ class Transaction:
                 yield schema.field(path, *settable)
 
     def _amend_rows(
-        self, entity: EntityKey, state: EntityState, each: FieldSchema, rows: escrow.Rows
+        self, schema: EntitySchema, key: str, each: FieldSchema, rows: escrow.Rows
     ) -> None:
         if rows:
-            self._amend(entity, state, {(each.path, each.rule): cells.escrow.encode(rows)})
+            self._amend(schema, key, {(each.path, each.rule): cells.escrow.encode(rows)})
 
-    def _amend(self, entity: EntityKey, state: EntityState, written: dict[CellKey, bytes]) -> None:
+    def _amend(self, schema: EntitySchema, key: str, written: dict[CellKey, bytes]) -> None:
+        entity = (schema.name, key)
+        state = self._look(entity)
+        assert state is not None  # noqa: S101 # it lives
+        if schema.resident:
+            staying = {cell: delta for cell, delta in written.items() if cell[0] in schema.resident}
+            self._stay(entity, state.generation, staying)
+            written = {cell: delta for cell, delta in written.items() if cell not in staying}
         if not written:
             return
         draft = self._latest.get(entity)
@@ -297,6 +343,11 @@ class Transaction:
             draft = self._draft(entity, state.generation, UPSERT, state)
         draft.cells.update(written)
         self._apply(draft)
+
+    def _stay(self, entity: EntityKey, generation: int, staying: dict[CellKey, bytes]) -> None:
+        if staying:
+            stamp = self._journal.stamp(self.now_ms)
+            self._residents.write(entity, generation, stamp, staying)
 
     def _draft(
         self, entity: EntityKey, generation: int, kind: int, before: EntityState | None
@@ -329,11 +380,23 @@ class Transaction:
         draft = self._latest.get(entity)
         return self._journal.look(entity) if draft is None else draft.after
 
-    def _living(self, entity: EntityKey) -> EntityState:
-        state = self._look(entity)
+    def _living(self, schema: EntitySchema, key: str) -> EntityState:
+        """An entity with all that this region has of it. Raises `NotFound`."""
+        state = self._look((schema.name, key))
         if state is None or state.deleted:
-            raise NotFound(f"{entity[0]} {entity[1]!r} does not exist")
+            raise NotFound(f"{schema.name} {key!r} does not exist")
+        return self._whole(schema, key, state)
+
+    def _writable(self, schema: EntitySchema, key: str) -> EntityState:
+        state = self._living(schema, key)
+        residency.check_home(schema, (schema.name, key), state, self.region)
         return state
+
+    def _whole(self, schema: EntitySchema, key: str, state: EntityState) -> EntityState:
+        if not schema.resident:
+            return state
+        section = self._residents.look((schema.name, key))
+        return residency.whole(state, section, schema, self.region)
 
     def _of(self, type: type[Message]) -> EntitySchema:
         schema = self._schema.entity(type.DESCRIPTOR.full_name)

@@ -44,15 +44,19 @@ class LastChange:
 
 @dataclass(frozen=True)
 class View:
-    """An entity as this region sees it; `value` is its serialized message, empty if deleted."""
+    """An entity as this region sees it; `value` is its serialized message, empty if deleted.
+
+    `shared` is the same without what stays in its home region, if anything does.
+    """
 
     type: str
     key: str
     generation: int
     deleted: bool
     last_change: LastChange
-    value: bytes
+    value: bytes = field(repr=False)
     message_class: MessageClass = field(repr=False, compare=False)
+    shared: bytes | None = field(default=None, repr=False)
 
     @cached_property
     def message(self) -> Message:
@@ -102,8 +106,9 @@ class Value:
 class ConflictView:
     """Two values that were written at once, and the rule that decided between them.
 
-    `read` is what readers are given since. Under the rule DELETE it is empty, `field` is the empty
-    string, and `other` holds the fields that a delete ended unseen.
+    `read` is what readers are given since. Under the rules DELETE and HOME it is empty, `field` is
+    the empty string, and `other` holds the fields that a delete, or a move of the home, ended
+    unseen.
     """
 
     type: str

@@ -12,6 +12,7 @@ import structlog
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
+from isthmus.options.v1 import options_pb2
 from opentelemetry import trace
 
 from mesh.place import Place
@@ -43,7 +44,11 @@ def configure(place: Place) -> None:
 
 
 def redacted(message: Message) -> dict[str, Any]:
-    """A message as a dictionary for a log line, without the values marked `debug_redact`."""
+    """A message as a dictionary for a log line.
+
+    Without the values marked `debug_redact`, and without those that stay in a home region: where
+    logs are gathered no contract says.
+    """
     copy = type(message)()
     copy.CopyFrom(message)
     marked = _strip(copy, "")
@@ -56,7 +61,9 @@ def _strip(message: Message, path: str) -> list[str]:
     marked: list[str] = []
     for field, value in message.ListFields():
         name = f"{path}{field.name}"
-        if field.GetOptions().debug_redact:
+        options = field.GetOptions()
+        stays = options.Extensions[options_pb2.field].scope == options_pb2.SCOPE_HOME_REGION
+        if options.debug_redact or stays:
             message.ClearField(field.name)
             marked.append(name)
         elif field.type == FieldDescriptor.TYPE_MESSAGE:

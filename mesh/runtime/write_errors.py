@@ -11,12 +11,14 @@ from mesh.replication import (
     DurabilityPending,
     EtagDamaged,
     NotAMember,
+    NotHome,
     NotTheHome,
     NotYetHere,
     OperationUnknown,
     OriginChanged,
     ReplicationError,
     RequestIdReused,
+    ResidentDurability,
     RightsShort,
     WatcherTooSlow,
 )
@@ -84,6 +86,10 @@ def from_replication(error: ReplicationError) -> RpcError:
             return FailedPrecondition(text, reason="DECISION_REFUSED")
         case NotAMember():
             return FailedPrecondition(text, reason="NOT_A_MEMBER")
+        case NotHome():
+            return FailedPrecondition(text, reason="NOT_HOME", metadata={"home": error.home})
+        case ResidentDurability():
+            return FailedPrecondition(text, reason="RESIDENT_DURABILITY")
         case EtagDamaged():
             return InvalidArgument(text, reason="ETAG_DAMAGED")
         case BelowBound():

@@ -4,6 +4,7 @@ from mesh.contracts.rules import (
     callers,
     deadlines,
     entities,
+    homes,
     merges,
     promises,
     services,
@@ -18,5 +19,6 @@ RULES: tuple[Rule, ...] = (
     *deadlines.RULES,
     *promises.RULES,
     *entities.RULES,
+    *homes.RULES,
     *merges.RULES,
 )

@@ -8,11 +8,10 @@ from google.protobuf import descriptor_pb2
 from isthmus.options.v1 import options_pb2
 
 from mesh.contracts.rules.rule import Problem, Rule, Subject
-from mesh.contracts.rules.walk import nested, replicated
+from mesh.contracts.rules.walk import replicated
 from mesh.contracts.schema import ENTITY, FIELD
 
 _KEY = options_pb2.EntityContract.KEY_FIELD_NUMBER
-_SCOPE = options_pb2.FieldContract.SCOPE_FIELD_NUMBER
 _MERGE = options_pb2.FieldContract.MERGE_FIELD_NUMBER
 _STRING = descriptor_pb2.FieldDescriptorProto.TYPE_STRING
 
@@ -74,20 +73,6 @@ def _bare_oneof(subject: Subject) -> Iterator[Problem]:
             )
 
 
-def _scope_without_home(subject: Subject) -> Iterator[Problem]:
-    for message in subject.schema.entities():
-        if message.entity and message.entity.home == options_pb2.HOME_ONE_REGION:
-            continue
-        for field in nested(subject.schema, message):
-            if field.contract and field.contract.scope == options_pb2.SCOPE_HOME_REGION:
-                yield Problem(
-                    field.source.at(FIELD, _SCOPE),
-                    f"{field.full_name} shall stay in the home region, "
-                    f"and {message.name} has no home",
-                    "write home: HOME_ONE_REGION on the entity, or leave scope out",
-                )
-
-
 def _outside_entity(subject: Subject) -> Iterator[Problem]:
     inside = {field.full_name for field in replicated(subject.schema)}
     for message in subject.schema.messages.values():
@@ -107,6 +92,5 @@ RULES = (
     Rule("KEY_WITH_RULE", "A key never changes, so nothing merges it.", _key_with_rule),
     Rule("MERGE_RULE_MISSING", "Every replicated field says how it merges.", _rule_missing),
     Rule("ONEOF_BARE", "A oneof is replicated as one atomic cell.", _bare_oneof),
-    Rule("SCOPE_WITHOUT_HOME", "What stays in the home region needs one.", _scope_without_home),
     Rule("MERGE_RULE_OUTSIDE_ENTITY", "A rule that nothing reads is refused.", _outside_entity),
 )

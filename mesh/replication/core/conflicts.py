@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from mesh.replication.core import entities
+from mesh.replication.core import entities, homes
 from mesh.replication.core.cells import KEEP_BOTH, RULES, Stamp, Unseen, Version
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import DELETE, Change, EntityKey, EntityState
@@ -23,12 +23,16 @@ from mesh.replication.core.rules.rule import unseen_by
 DELETED = 0
 """In the place of a rule: that a delete wins over what is written at once with it."""
 
+MOVED = 255
+"""In the place of a rule: that a move of an entity's home wins over what its former home writes."""
+
 
 class Conflict(NamedTuple):
     """Two concurrent values of a field, and the rule that decided.
 
-    `read` is what readers are given since, `other` what stood against it. Under DELETED the path is
-    empty, `read` has no value, and the other's is the message of the fields that were lost.
+    `read` is what readers are given since, `other` what stood against it. Under DELETED and MOVED
+    the path is empty, `read` has no value, and the other's is the message of the fields that were
+    lost.
     """
 
     entity: EntityKey
@@ -62,10 +66,19 @@ def between(
 
     `written` is the state that the change alone stands for.
     """
-    if before is None or change.generation > before.generation:
+    if before is None:
         return
     entity, generation, stamp = change.entity, change.generation, change.stamp
-    if change.kind == DELETE:
+    if generation > before.generation:
+        moves = homes.moves(before.generation, generation)
+        if moves and not before.deleted and _lost(before, unknown):
+            other = Version(Stamp(*before.changed[:3]), entities.content(before))
+            yield Conflict(entity, before.generation, b"", MOVED, Version(stamp, b""), other)
+    elif homes.moves(generation, before.generation):
+        # Who sees a move writes no more under the home before it.
+        other = Version(stamp, entities.content(written))
+        yield Conflict(entity, generation, b"", MOVED, Version(before.created, b""), other)
+    elif change.kind == DELETE:
         if not before.deleted and generation == before.generation and _lost(before, unknown):
             other = Version(Stamp(*before.changed[:3]), entities.content(before))
             yield Conflict(entity, generation, b"", DELETED, Version(stamp, b""), other)

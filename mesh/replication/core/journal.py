@@ -47,6 +47,7 @@ from mesh.replication.core.frames import (
 from mesh.replication.core.integrity import Integrity
 from mesh.replication.core.merging import Merging
 from mesh.replication.core.receipts import Receipt
+from mesh.replication.core.residents import Resident, Residents, Settled
 
 SALT_BITS = 16
 """Of an incarnation, how many bits at its end are chosen by chance; before them its first time."""
@@ -83,6 +84,8 @@ class Write:
     """Changes that become visible together. `size` approximates their bytes in a frame.
 
     `seen` is what was here when they were made; None is what is here when they are stored.
+    `residents` go into the region's own section alone. Of a `discreet` write the receipt travels
+    without what was asked and answered.
     """
 
     changes: Sequence[Change]
@@ -90,11 +93,16 @@ class Write:
     receipt: Receipt | None
     size: int
     seen: Seen | None = None
+    residents: Sequence[Resident] = ()
+    discreet: bool = False
 
 
 @dataclass
 class Batch:
-    """What one commit holds; `vector` is how far the region is once it is stored."""
+    """What one commit holds; `vector` is how far the region is once it is stored.
+
+    `settled` is what becomes of the section of HOME_REGION cells.
+    """
 
     frames: list[Frame]
     writes: list[Write]
@@ -102,6 +110,12 @@ class Batch:
     receipts: list[Receipt]
     local: Frame | None
     merged: Visible = field(default_factory=lambda: Visible())
+    settled: Settled = field(default_factory=dict)
+
+    @property
+    def residents(self) -> list[Resident]:
+        """What its writes put into the section of HOME_REGION cells."""
+        return [part for write in self.writes for part in write.residents]
 
 
 @dataclass
@@ -109,13 +123,15 @@ class Visible:
     """What a commit makes visible: for each entity its state before and after.
 
     `conflicts` are the concurrent values between which merging decided; `lost` are local writes
-    that came behind the decision that the region leaves its group.
+    that came behind the decision that the region leaves its group. `residents` are the sections of
+    HOME_REGION cells that change, as they were before.
     """
 
     changes: dict[EntityKey, tuple[EntityState | None, EntityState]] = field(default_factory=dict)
     frames: list[Frame] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     lost: list[Write] = field(default_factory=list)
+    residents: Settled = field(default_factory=dict)
 
 
 @dataclass
@@ -135,6 +151,7 @@ class Recovered:
     replayed: set[EntityKey] = field(default_factory=set)
     fingerprints: dict[EntityKey, int] = field(default_factory=dict)
     damaged: dict[EntityKey, str] = field(default_factory=dict)
+    residents: dict[EntityKey, EntityState] = field(default_factory=dict)
 
 
 class Journal:
@@ -169,6 +186,7 @@ class Journal:
         self.implied: Vector = {}
         """What changes applied in this life depend on, of other origins than their own."""
         self.waiting: dict[Origin, deque[Frame]] = {}
+        self.residents = Residents(recovered.residents)
         self._heads = recovered.heads
         self._received = dict(recovered.vector)
         self._received_heads = dict(recovered.heads)
@@ -227,9 +245,15 @@ class Journal:
     def submit(self, write: Write) -> None:
         """Queues a write, which later writes see at once and readers once it is stored."""
         self._queue.append(write)
+        self.residents.submit(write.residents)
         for step in write.steps:
             self._overlay[step.entity] = step.after
             self._pending[step.entity] = self._pending.get(step.entity, 0) + 1
+
+    @property
+    def regions(self) -> frozenset[str]:
+        """The members of the group that take writes, this one included."""
+        return frozenset(filter(self.members.writes, (self.region, *self._peers_taken)))
 
     @property
     def quiet(self) -> bool:
@@ -352,8 +376,11 @@ class Journal:
             return None
         receipts = [write.receipt for write in writes if write.receipt is not None]
         merged = self._merge(writes, frames, local)
-        self._in_flight = Batch(frames, writes, vector, receipts, local, merged)
-        return self._in_flight
+        batch = Batch(frames, writes, vector, receipts, local, merged)
+        batch.settled = self.residents.settle(batch.residents, merged.changes, self.committed)
+        merged.residents = {e: self.residents.committed.get(e) for e in batch.settled}
+        self._in_flight = batch
+        return batch
 
     def _close_local(self) -> tuple[list[Write], Frame | None]:
         writes: list[Write] = []
@@ -433,6 +460,7 @@ class Journal:
                 self.clock.receive(frame.newest)
         self.vector = batch.vector
         self.seen = Seen(self.vector, clocks)
+        self.residents.stored(batch.settled, batch.residents)
         self._release(batch.writes, visible)
         self._in_flight = None
         if members.ENTITY in visible.changes:
@@ -480,6 +508,7 @@ class Journal:
             for step in write.steps:
                 self._overlay[step.entity] = step.after
                 self._pending[step.entity] = self._pending.get(step.entity, 0) + 1
+        self.residents.drop(part for write in in_flight for part in write.residents)
         return dropped
 
     # What others are told, and what is mended by what others tell.
@@ -516,4 +545,4 @@ def _receipts(writes: Iterable[Write]) -> Iterator[tuple[int, Receipt]]:
     for write in writes:
         at += len(write.changes)
         if write.receipt is not None and write.changes:
-            yield at, write.receipt
+            yield at, write.receipt.bare() if write.discreet else write.receipt

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
 from mesh.replication.core.cells import Stamp
@@ -12,6 +12,9 @@ from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.frames import StoredFrame
 from mesh.replication.core.journal import Batch, Recovered
 from mesh.replication.core.receipts import Receipt
+
+ResidentField = tuple[str, bytes]
+"""A HOME_REGION field: its entity's message type and the path of its cell."""
 
 
 class HistoryRow(NamedTuple):
@@ -39,7 +42,7 @@ class Store(Protocol):
     def commit(self, batch: Batch) -> list[StoredFrame]:
         """Makes a batch durable in one transaction.
 
-        That is its frames, positions, receipts, history and conflicts.
+        That is its frames, positions, receipts, history, conflicts and HOME_REGION cells.
         """
 
     def flush(
@@ -62,6 +65,12 @@ class Store(Protocol):
 
     def conflicts(self, entity: EntityKey | None, most: int) -> list[Conflict]:
         """The conflicts of an entity, or of all, newest first; only the newest are kept."""
+
+    def resident_fields(self, declared: Iterable[ResidentField]) -> frozenset[ResidentField]:
+        """The HOME_REGION fields that any contract here has declared, by message type and path.
+
+        These are remembered as well.
+        """
 
     def close(self) -> None:
         """Lets go of the store."""

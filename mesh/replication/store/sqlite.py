@@ -33,7 +33,7 @@ from mesh.replication.errors import (
     StoreMismatch,
     StoreTooNew,
 )
-from mesh.replication.store import HistoryRow
+from mesh.replication.store import HistoryRow, ResidentField, residents
 from mesh.replication.store.conflicts import keep, kept
 from mesh.replication.store.states import state_row
 
@@ -77,6 +77,12 @@ CREATE TABLE history (
   incarnation INTEGER NOT NULL, generation INTEGER NOT NULL, kind INTEGER NOT NULL,
   actor TEXT NOT NULL, trace_parent TEXT NOT NULL, request_id TEXT NOT NULL, paths BLOB NOT NULL,
   PRIMARY KEY (type, key, clock, region, incarnation)
+) WITHOUT ROWID;
+CREATE TABLE residents (
+  type TEXT NOT NULL, key TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (type, key)
+) WITHOUT ROWID;
+CREATE TABLE resident_fields (
+  type TEXT NOT NULL, path BLOB NOT NULL, PRIMARY KEY (type, path)
 ) WITHOUT ROWID;
 """
 
@@ -181,13 +187,20 @@ class SqliteStore:
             for row in read("SELECT type, key, state, hash FROM states")
         )
         try:
-            return recover(states, positions, self._unflushed())
+            recovered = recover(states, positions, self._unflushed())
         except FormatUnknown as fault:
             raise StoreTooNew(f"{self._path} cannot be read by this version: {fault}") from None
         except JournalDamaged as damage:
             raise StoreCorrupt(
                 f"{self._path}: {damage}: move the store away, peers hold the rest"
             ) from None
+        try:
+            recovered.residents = residents.load(self._reader)
+        except JournalDamaged as damage:
+            raise StoreCorrupt(
+                f"{self._path}: {damage}: restore a backup, no other region has it"
+            ) from None
+        return recovered
 
     def _unflushed(self) -> Iterator[StoredFrame]:
         first_place = self._reader.execute(
@@ -252,6 +265,8 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 self._history_rows(batch.frames),
             )
+            if batch.settled:
+                residents.keep(cursor, batch.settled)
             if batch.merged.conflicts:
                 keep(cursor, batch.merged.conflicts)
             for frame in batch.frames[:1]:
@@ -340,6 +355,11 @@ class SqliteStore:
         """The conflicts of an entity, or of all, newest first."""
         with self._translated():
             return kept(self._reader, entity, most)
+
+    def resident_fields(self, declared: Iterable[ResidentField]) -> frozenset[ResidentField]:
+        """See `mesh.replication.store.Store`."""
+        with self._transaction() as cursor:
+            return residents.remember(cursor, declared)
 
     def close(self) -> None:
         """Lets go of the store."""

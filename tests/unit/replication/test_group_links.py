@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf.message import Message
 from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import feed_pb2_grpc, link_pb2_grpc
 
@@ -52,11 +53,14 @@ class Region:
             peers=self.peers,
             folder=self.root / self.name,
             lost_after=1.5,
-            class_of=lambda name: Thing if name == THING else generated_class(name),
+            class_of=self.class_of,
         )
         self.starts += 1
         self.servers = [await self._serve(who) for who in (*self.peers, "feeds")]
         self.group.connect(self.dial)
+
+    def class_of(self, name: str) -> type[Message]:
+        return Thing if name == THING else generated_class(name)
 
     async def _serve(self, who: str) -> grpc.aio.Server:
         """A server for one caller, who is known by the socket."""

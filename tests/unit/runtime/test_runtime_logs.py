@@ -19,6 +19,7 @@ from opentelemetry.sdk.trace import TracerProvider
 
 from mesh.place import Place
 from mesh.runtime.logs import REDACTED, configure, redacted
+from tests.support.homes import Person
 
 SECRET = "s3cr3t"  # noqa: S105 - what must not be seen
 
@@ -140,3 +141,16 @@ def test_the_level_comes_from_the_environment(
     configure(place)
     structlog.get_logger("t").debug("detail")
     assert len(capsys.readouterr().out.splitlines()) == shown
+
+
+def test_what_stays_in_a_home_region_is_in_no_log() -> None:
+    papers = Person.Papers(kind="old", passport=b"secret")
+    request = Person(id="p", title="t", pin=b"secret", doctors=["secret"], papers=papers)
+    assert redacted(request) == {
+        "id": "p",
+        "title": "t",
+        "papers": {"kind": "old"},
+        "pin": REDACTED,
+        "doctors": REDACTED,
+        "papers.passport": REDACTED,
+    }

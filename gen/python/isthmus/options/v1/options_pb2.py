@@ -26,27 +26,27 @@ from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor
 from google.protobuf import duration_pb2 as google_dot_protobuf_dot_duration__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/options/v1/options.proto\x12\x12isthmus.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"s\n\x0fServiceContract\x12\x1a\n\x08workload\x18\x01 \x01(\tR\x08workload\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n\x05owner\x18\x03 \x01(\tR\x05owner\x12\x18\n\x07runbook\x18\x04 \x01(\tR\x07runbook\"\xe9\x03\n\x0eMethodContract\x12\x35\n\x07\x63\x61llers\x18\x01 \x01(\x0b\x32\x1b.isthmus.options.v1.CallersR\x07\x63\x61llers\x12\x33\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07timeout\x12/\n\x05retry\x18\x03 \x01(\x0b\x32\x19.isthmus.options.v1.RetryR\x05retry\x12<\n\nrate_limit\x18\x04 \x01(\x0b\x32\x1d.isthmus.options.v1.RateLimitR\trateLimit\x12\x38\n\x08locality\x18\x05 \x01(\x0e\x32\x1c.isthmus.options.v1.LocalityR\x08locality\x12\x41\n\x0b\x63onsistency\x18\x06 \x01(\x0e\x32\x1f.isthmus.options.v1.ConsistencyR\x0b\x63onsistency\x12>\n\ndurability\x18\x07 \x01(\x0e\x32\x1e.isthmus.options.v1.DurabilityR\ndurability\x12?\n\x0estream_max_age\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cstreamMaxAge\"\x90\x01\n\x07\x43\x61llers\x12\x1c\n\tworkloads\x18\x01 \x03(\tR\tworkloads\x12.\n\x05roles\x18\x02 \x03(\x0e\x32\x18.isthmus.options.v1.RoleR\x05roles\x12\x14\n\x05peers\x18\x03 \x01(\x08R\x05peers\x12!\n\x0c\x61ny_workload\x18\x04 \x01(\x08R\x0b\x61nyWorkload\"W\n\x05Retry\x12\x1a\n\x08\x61ttempts\x18\x01 \x01(\rR\x08\x61ttempts\x12\x32\n\x07per_try\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06perTry\"@\n\tRateLimit\x12\x1d\n\nper_second\x18\x01 \x01(\rR\tperSecond\x12\x14\n\x05\x62urst\x18\x02 \x01(\rR\x05\x62urst\"\x80\x01\n\x0e\x45ntityContract\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12,\n\x04home\x18\x03 \x01(\x0e\x32\x18.isthmus.options.v1.HomeR\x04home\x12\x18\n\x07history\x18\x04 \x01(\x08R\x07history\"\xb9\x01\n\rFieldContract\x12/\n\x05merge\x18\x01 \x01(\x0e\x32\x19.isthmus.options.v1.MergeR\x05merge\x12/\n\x05scope\x18\x02 \x01(\x0e\x32\x19.isthmus.options.v1.ScopeR\x05scope\x12\x19\n\x08order_by\x18\x03 \x03(\tR\x07orderBy\x12\x1e\n\x08\x61t_least\x18\x04 \x01(\x03H\x00R\x07\x61tLeast\x88\x01\x01\x42\x0b\n\t_at_least*U\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_OPERATOR\x10\x01\x12\x0f\n\x0bROLE_DEVICE\x10\x02\x12\x13\n\x0fROLE_UNENROLLED\x10\x03*v\n\x08Locality\x12\x18\n\x14LOCALITY_UNSPECIFIED\x10\x00\x12\x14\n\x10LOCALITY_NEAREST\x10\x01\x12\x12\n\x0eLOCALITY_LOCAL\x10\x02\x12\x11\n\rLOCALITY_HOME\x10\x03\x12\x13\n\x0fLOCALITY_PINNED\x10\x04*]\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x01\x12\x17\n\x13\x43ONSISTENCY_SESSION\x10\x02*q\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_REGION\x10\x01\x12\x17\n\x13\x44URABILITY_ONE_PEER\x10\x02\x12\x17\n\x13\x44URABILITY_MAJORITY\x10\x03*F\n\x04Home\x12\x14\n\x10HOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fHOME_ANY_REGION\x10\x01\x12\x13\n\x0fHOME_ONE_REGION\x10\x02*\xd3\x01\n\x05Merge\x12\x15\n\x11MERGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMERGE_LATEST\x10\x01\x12\x0f\n\x0bMERGE_FIRST\x10\x02\x12\r\n\tMERGE_MAX\x10\x03\x12\r\n\tMERGE_MIN\x10\x04\x12\x11\n\rMERGE_COUNTER\x10\x05\x12\x19\n\x15MERGE_BOUNDED_COUNTER\x10\x06\x12\r\n\tMERGE_SET\x10\x07\x12\r\n\tMERGE_MAP\x10\x08\x12\x11\n\rMERGE_MESSAGE\x10\t\x12\x13\n\x0fMERGE_KEEP_BOTH\x10\n*G\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_GLOBAL\x10\x01\x12\x15\n\x11SCOPE_HOME_REGION\x10\x02:`\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xbd\x95\x03 \x01(\x0b\x32#.isthmus.options.v1.ServiceContractR\x07service:\\\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xbe\x95\x03 \x01(\x0b\x32\".isthmus.options.v1.MethodContractR\x06method:]\n\x06\x65ntity\x12\x1f.google.protobuf.MessageOptions\x18\xbf\x95\x03 \x01(\x0b\x32\".isthmus.options.v1.EntityContractR\x06\x65ntity:X\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xc0\x95\x03 \x01(\x0b\x32!.isthmus.options.v1.FieldContractR\x05\x66ieldb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n isthmus/options/v1/options.proto\x12\x12isthmus.options.v1\x1a google/protobuf/descriptor.proto\x1a\x1egoogle/protobuf/duration.proto\"s\n\x0fServiceContract\x12\x1a\n\x08workload\x18\x01 \x01(\tR\x08workload\x12\x14\n\x05group\x18\x02 \x01(\tR\x05group\x12\x14\n\x05owner\x18\x03 \x01(\tR\x05owner\x12\x18\n\x07runbook\x18\x04 \x01(\tR\x07runbook\"\xe9\x03\n\x0eMethodContract\x12\x35\n\x07\x63\x61llers\x18\x01 \x01(\x0b\x32\x1b.isthmus.options.v1.CallersR\x07\x63\x61llers\x12\x33\n\x07timeout\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07timeout\x12/\n\x05retry\x18\x03 \x01(\x0b\x32\x19.isthmus.options.v1.RetryR\x05retry\x12<\n\nrate_limit\x18\x04 \x01(\x0b\x32\x1d.isthmus.options.v1.RateLimitR\trateLimit\x12\x38\n\x08locality\x18\x05 \x01(\x0e\x32\x1c.isthmus.options.v1.LocalityR\x08locality\x12\x41\n\x0b\x63onsistency\x18\x06 \x01(\x0e\x32\x1f.isthmus.options.v1.ConsistencyR\x0b\x63onsistency\x12>\n\ndurability\x18\x07 \x01(\x0e\x32\x1e.isthmus.options.v1.DurabilityR\ndurability\x12?\n\x0estream_max_age\x18\x08 \x01(\x0b\x32\x19.google.protobuf.DurationR\x0cstreamMaxAge\"\x90\x01\n\x07\x43\x61llers\x12\x1c\n\tworkloads\x18\x01 \x03(\tR\tworkloads\x12.\n\x05roles\x18\x02 \x03(\x0e\x32\x18.isthmus.options.v1.RoleR\x05roles\x12\x14\n\x05peers\x18\x03 \x01(\x08R\x05peers\x12!\n\x0c\x61ny_workload\x18\x04 \x01(\x08R\x0b\x61nyWorkload\"W\n\x05Retry\x12\x1a\n\x08\x61ttempts\x18\x01 \x01(\rR\x08\x61ttempts\x12\x32\n\x07per_try\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationR\x06perTry\"@\n\tRateLimit\x12\x1d\n\nper_second\x18\x01 \x01(\rR\tperSecond\x12\x14\n\x05\x62urst\x18\x02 \x01(\rR\x05\x62urst\"\x9f\x01\n\x0e\x45ntityContract\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12,\n\x04home\x18\x03 \x01(\x0e\x32\x18.isthmus.options.v1.HomeR\x04home\x12\x18\n\x07history\x18\x04 \x01(\x08R\x07history\x12\x1d\n\nhome_field\x18\x05 \x01(\tR\thomeField\"\xb9\x01\n\rFieldContract\x12/\n\x05merge\x18\x01 \x01(\x0e\x32\x19.isthmus.options.v1.MergeR\x05merge\x12/\n\x05scope\x18\x02 \x01(\x0e\x32\x19.isthmus.options.v1.ScopeR\x05scope\x12\x19\n\x08order_by\x18\x03 \x03(\tR\x07orderBy\x12\x1e\n\x08\x61t_least\x18\x04 \x01(\x03H\x00R\x07\x61tLeast\x88\x01\x01\x42\x0b\n\t_at_least*U\n\x04Role\x12\x14\n\x10ROLE_UNSPECIFIED\x10\x00\x12\x11\n\rROLE_OPERATOR\x10\x01\x12\x0f\n\x0bROLE_DEVICE\x10\x02\x12\x13\n\x0fROLE_UNENROLLED\x10\x03*v\n\x08Locality\x12\x18\n\x14LOCALITY_UNSPECIFIED\x10\x00\x12\x14\n\x10LOCALITY_NEAREST\x10\x01\x12\x12\n\x0eLOCALITY_LOCAL\x10\x02\x12\x11\n\rLOCALITY_HOME\x10\x03\x12\x13\n\x0fLOCALITY_PINNED\x10\x04*]\n\x0b\x43onsistency\x12\x1b\n\x17\x43ONSISTENCY_UNSPECIFIED\x10\x00\x12\x18\n\x14\x43ONSISTENCY_EVENTUAL\x10\x01\x12\x17\n\x13\x43ONSISTENCY_SESSION\x10\x02*q\n\nDurability\x12\x1a\n\x16\x44URABILITY_UNSPECIFIED\x10\x00\x12\x15\n\x11\x44URABILITY_REGION\x10\x01\x12\x17\n\x13\x44URABILITY_ONE_PEER\x10\x02\x12\x17\n\x13\x44URABILITY_MAJORITY\x10\x03*F\n\x04Home\x12\x14\n\x10HOME_UNSPECIFIED\x10\x00\x12\x13\n\x0fHOME_ANY_REGION\x10\x01\x12\x13\n\x0fHOME_ONE_REGION\x10\x02*\xd3\x01\n\x05Merge\x12\x15\n\x11MERGE_UNSPECIFIED\x10\x00\x12\x10\n\x0cMERGE_LATEST\x10\x01\x12\x0f\n\x0bMERGE_FIRST\x10\x02\x12\r\n\tMERGE_MAX\x10\x03\x12\r\n\tMERGE_MIN\x10\x04\x12\x11\n\rMERGE_COUNTER\x10\x05\x12\x19\n\x15MERGE_BOUNDED_COUNTER\x10\x06\x12\r\n\tMERGE_SET\x10\x07\x12\r\n\tMERGE_MAP\x10\x08\x12\x11\n\rMERGE_MESSAGE\x10\t\x12\x13\n\x0fMERGE_KEEP_BOTH\x10\n*G\n\x05Scope\x12\x15\n\x11SCOPE_UNSPECIFIED\x10\x00\x12\x10\n\x0cSCOPE_GLOBAL\x10\x01\x12\x15\n\x11SCOPE_HOME_REGION\x10\x02:`\n\x07service\x12\x1f.google.protobuf.ServiceOptions\x18\xbd\x95\x03 \x01(\x0b\x32#.isthmus.options.v1.ServiceContractR\x07service:\\\n\x06method\x12\x1e.google.protobuf.MethodOptions\x18\xbe\x95\x03 \x01(\x0b\x32\".isthmus.options.v1.MethodContractR\x06method:]\n\x06\x65ntity\x12\x1f.google.protobuf.MessageOptions\x18\xbf\x95\x03 \x01(\x0b\x32\".isthmus.options.v1.EntityContractR\x06\x65ntity:X\n\x05\x66ield\x12\x1d.google.protobuf.FieldOptions\x18\xc0\x95\x03 \x01(\x0b\x32!.isthmus.options.v1.FieldContractR\x05\x66ieldb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.options.v1.options_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ROLE']._serialized_start=1352
-  _globals['_ROLE']._serialized_end=1437
-  _globals['_LOCALITY']._serialized_start=1439
-  _globals['_LOCALITY']._serialized_end=1557
-  _globals['_CONSISTENCY']._serialized_start=1559
-  _globals['_CONSISTENCY']._serialized_end=1652
-  _globals['_DURABILITY']._serialized_start=1654
-  _globals['_DURABILITY']._serialized_end=1767
-  _globals['_HOME']._serialized_start=1769
-  _globals['_HOME']._serialized_end=1839
-  _globals['_MERGE']._serialized_start=1842
-  _globals['_MERGE']._serialized_end=2053
-  _globals['_SCOPE']._serialized_start=2055
-  _globals['_SCOPE']._serialized_end=2126
+  _globals['_ROLE']._serialized_start=1383
+  _globals['_ROLE']._serialized_end=1468
+  _globals['_LOCALITY']._serialized_start=1470
+  _globals['_LOCALITY']._serialized_end=1588
+  _globals['_CONSISTENCY']._serialized_start=1590
+  _globals['_CONSISTENCY']._serialized_end=1683
+  _globals['_DURABILITY']._serialized_start=1685
+  _globals['_DURABILITY']._serialized_end=1798
+  _globals['_HOME']._serialized_start=1800
+  _globals['_HOME']._serialized_end=1870
+  _globals['_MERGE']._serialized_start=1873
+  _globals['_MERGE']._serialized_end=2084
+  _globals['_SCOPE']._serialized_start=2086
+  _globals['_SCOPE']._serialized_end=2157
   _globals['_SERVICECONTRACT']._serialized_start=122
   _globals['_SERVICECONTRACT']._serialized_end=237
   _globals['_METHODCONTRACT']._serialized_start=240
@@ -58,7 +58,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RATELIMIT']._serialized_start=967
   _globals['_RATELIMIT']._serialized_end=1031
   _globals['_ENTITYCONTRACT']._serialized_start=1034
-  _globals['_ENTITYCONTRACT']._serialized_end=1162
-  _globals['_FIELDCONTRACT']._serialized_start=1165
-  _globals['_FIELDCONTRACT']._serialized_end=1350
+  _globals['_ENTITYCONTRACT']._serialized_end=1193
+  _globals['_FIELDCONTRACT']._serialized_start=1196
+  _globals['_FIELDCONTRACT']._serialized_end=1381
 # @@protoc_insertion_point(module_scope)

@@ -150,7 +150,9 @@ class _HomeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Home.ValueType],
     HOME_ANY_REGION: _Home.ValueType  # 1
     """Any region writes; concurrent writes merge."""
     HOME_ONE_REGION: _Home.ValueType  # 2
-    """One region writes."""
+    """One region writes: the one that the entity's `home_field` names. The others refuse to. A move to
+    another home fences the old one: what it wrote without knowing of the move shows as a conflict.
+    """
 
 class Home(_Home, metaclass=_HomeEnumTypeWrapper):
     """Which region may write an entity."""
@@ -160,7 +162,9 @@ HOME_UNSPECIFIED: Home.ValueType  # 0
 HOME_ANY_REGION: Home.ValueType  # 1
 """Any region writes; concurrent writes merge."""
 HOME_ONE_REGION: Home.ValueType  # 2
-"""One region writes."""
+"""One region writes: the one that the entity's `home_field` names. The others refuse to. A move to
+another home fences the old one: what it wrote without knowing of the move shows as a conflict.
+"""
 Global___Home: _TypeAlias = Home  # noqa: Y015
 
 class _Merge:
@@ -248,7 +252,9 @@ class _ScopeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Scope.ValueType
     SCOPE_GLOBAL: _Scope.ValueType  # 1
     """To every region."""
     SCOPE_HOME_REGION: _Scope.ValueType  # 2
-    """Nowhere but the entity's home region."""
+    """Nowhere but the entity's home region, whose disk alone holds it. Elsewhere the field is not set.
+    Of a MERGE_MESSAGE it holds for all fields below.
+    """
 
 class Scope(_Scope, metaclass=_ScopeEnumTypeWrapper):
     """Where a value may go."""
@@ -258,7 +264,9 @@ SCOPE_UNSPECIFIED: Scope.ValueType  # 0
 SCOPE_GLOBAL: Scope.ValueType  # 1
 """To every region."""
 SCOPE_HOME_REGION: Scope.ValueType  # 2
-"""Nowhere but the entity's home region."""
+"""Nowhere but the entity's home region, whose disk alone holds it. Elsewhere the field is not set.
+Of a MERGE_MESSAGE it holds for all fields below.
+"""
 Global___Scope: _TypeAlias = Scope  # noqa: Y015
 
 @_typing.final
@@ -458,6 +466,7 @@ class EntityContract(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     HOME_FIELD_NUMBER: _builtins.int
     HISTORY_FIELD_NUMBER: _builtins.int
+    HOME_FIELD_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     """The replication group that holds it."""
     key: _builtins.str
@@ -465,6 +474,10 @@ class EntityContract(_message.Message):
     home: Global___Home.ValueType
     history: _builtins.bool
     """Whether who changed what, and from where, is kept for each entity."""
+    home_field: _builtins.str
+    """Under HOME_ONE_REGION the field that names the home region: a string with MERGE_FIRST. It is set
+    when the entity is created, and changed by an explicit move alone.
+    """
     def __init__(
         self,
         *,
@@ -472,10 +485,11 @@ class EntityContract(_message.Message):
         key: _builtins.str = ...,
         home: Global___Home.ValueType = ...,
         history: _builtins.bool = ...,
+        home_field: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "history", b"history", "home", b"home", "key", b"key"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["group", b"group", "history", b"history", "home", b"home", "home_field", b"home_field", "key", b"key"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
