@@ -29,7 +29,7 @@ def main(argv: list[str]) -> int:
     if not rows:
         print(f"nothing has {chosen.only!r} in its name")
         return 2
-    report("replication", rows)
+    report("replication-quick" if chosen.quick else "replication", rows)
     if chosen.profile:
         stats = pstats.Stats(str(chosen.profile_file))
         stats.sort_stats("tottime").print_stats(45)

@@ -23,6 +23,10 @@ DIES_WITH_US = ("setpriv", "--pdeathsig", "INT")
 _RENEW = "python -m tests.bench.replication.peers.debs"
 
 
+may_fetch = True
+"""Whether `ensure` may use the network."""
+
+
 class NoPeers(Exception):
     """The packages cannot be had; the message says why and what to do."""
 
@@ -46,6 +50,8 @@ def ensure() -> Path:
     """The folder below which the packages' files lie, as below a root. Raises `NoPeers`."""
     if _DONE.exists() and _DONE.read_text() == LOCK.read_text():
         return FOLDER
+    if not may_fetch:
+        raise NoPeers("they were not fetched yet: `make bench-replication` does")
     if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
         raise NoPeers("the peers come from Debian's packages: apt-get and dpkg-deb are missing")
     shutil.rmtree(FOLDER, ignore_errors=True)

@@ -55,7 +55,8 @@ async def running() -> AsyncIterator[Mirror]:
     port, target_port, leaf = _ports(3)
     configs = {
         "eu": f"port: {port}\nleafnodes {{ host: 127.0.0.1, port: {leaf} }}\n",
-        "us": f'port: {target_port}\nleafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{leaf}" }}] }}\n',
+        "us": f"port: {target_port}\n"
+        f'leafnodes {{ remotes: [{{ url: "nats://127.0.0.1:{leaf}" }}] }}\n',
     }
     processes = []
     clients = []

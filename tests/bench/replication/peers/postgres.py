@@ -39,6 +39,7 @@ _SETTINGS = {
     "checkpoint_timeout": "30min",
     "wal_buffers": "64MB",
 }
+_INITDB = ("-U", "bench", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
 _COLUMNS = ", ".join(FIELDS)
 _TYPES = ", ".join(f"{field} text" for field in FIELDS)
 _UPSERT = (
@@ -62,7 +63,7 @@ END $$;
 CREATE TRIGGER merge AFTER INSERT ON journal REFERENCING NEW TABLE AS fresh
   FOR EACH STATEMENT EXECUTE FUNCTION merge();
 CREATE PUBLICATION changes FOR TABLE journal;
-"""
+"""  # noqa: S608 # made of constants
 # An apply worker has no search path.
 _TARGET = f"""
 CREATE FUNCTION merge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
@@ -73,11 +74,11 @@ CREATE FUNCTION merge() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
 END $$;
 CREATE TRIGGER merge AFTER INSERT ON journal FOR EACH ROW EXECUTE FUNCTION merge();
 ALTER TABLE journal ENABLE REPLICA TRIGGER merge;
-"""
+"""  # noqa: S608 # as above
 _INSERT = f"""
 INSERT INTO journal SELECT nextval('sequence'), id, %s, {_COLUMNS}
 FROM drawn WHERE n >= %s AND n < %s
-"""
+"""  # noqa: S608 # as above
 _START_SECONDS = 60.0
 _DRAIN_SECONDS = 300.0
 
@@ -114,8 +115,7 @@ async def running() -> AsyncIterator[Replicated]:
             data = root / name
             await asyncio.to_thread(
                 subprocess.run,
-                [programs / "initdb", "-D", data, "-U", "bench", "-A", "trust", "-E", "UTF8"]
-                + ["--no-locale", "--no-sync"],
+                [programs / "initdb", "-D", data, *_INITDB],
                 check=True,
                 capture_output=True,
                 env=debs.environment(),
@@ -195,9 +195,7 @@ async def measure(distribution: str, seconds: float) -> dict[str, float]:
         started = time.monotonic()
         while time.monotonic() < started + seconds:
             at = changes % payload.DRAWN
-            await replicated.source.execute(
-                _INSERT, (time.time_ns(), at, at + PACK), prepare=True
-            )
+            await replicated.source.execute(_INSERT, (time.time_ns(), at, at + PACK), prepare=True)
             changes += PACK
         async with asyncio.timeout(_DRAIN_SECONDS):
             while not await replicated.flushed():
@@ -209,10 +207,10 @@ async def measure(distribution: str, seconds: float) -> dict[str, float]:
 
 async def _draw(replicated: Replicated, distribution: str) -> None:
     things = payload.whole(distribution, seed=7)
-    async with replicated.source.cursor() as cursor:
-        async with cursor.copy(f"COPY drawn (n, id, {_COLUMNS}) FROM STDIN") as copy:
-            for number, thing in enumerate(things):
-                await copy.write_row((number, thing.id, *(getattr(thing, f) for f in FIELDS)))
+    into = f"COPY drawn (n, id, {_COLUMNS}) FROM STDIN"
+    async with replicated.source.cursor() as cursor, cursor.copy(into) as copy:
+        for number, thing in enumerate(things):
+            await copy.write_row((number, thing.id, *(getattr(thing, f) for f in FIELDS)))
     await replicated.source.execute("ANALYZE drawn")
 
 
