@@ -122,7 +122,7 @@ class Committer:
             loop.call_later(RETRY_SECONDS, self._wake.set)
             return False
         visible = self._journal.stored(batch)
-        self._unflushed |= visible.changes.keys()
+        self._unflushed |= visible.after.keys()
         position = {batch.local.origin: batch.local.last} if batch.local else {}
         for write in batch.writes:
             future = self._waiters.pop(id(write), None)

@@ -331,7 +331,7 @@ class Group:
             raise
         receipt = self._operations.receipt(context, result, now_ms)
         write = transaction.finish(receipt)
-        idle = not write.changes and not write.residents and receipt is None
+        idle = not write.count and not write.residents and receipt is None
         if idle and self.journal.quiet:
             return result
         done = self._committer.submit(write)
@@ -504,9 +504,8 @@ class Group:
         return int(self._monotonic() * 1000)
 
     def _visible(self, visible: Visible) -> None:
-        for before, after in visible.changes.values():
-            self._entities += (before is None or before.deleted) - after.deleted
-        if self._watchers and (visible.changes or visible.conflicts or visible.residents):
+        self._entities += visible.living
+        if self._watchers and (visible.after or visible.conflicts or visible.residents):
             changes = self._views.changes(visible)
             decided = tuple(self._conflict_views(visible.conflicts))
             for watcher in tuple(self._watchers):
@@ -519,7 +518,7 @@ class Group:
             self._acknowledging.look()
         self._links.committed()
         self._committing.look()
-        self._rights.look(visible.changes)
+        self._rights.look(visible.after)
         self._hand_over()
 
     def _hand_over(self) -> None:

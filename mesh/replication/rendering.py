@@ -90,11 +90,12 @@ class Renderer:
 
     def _changed(self, visible: Visible) -> Iterator[_Changed]:
         was, now = visible.residents, self._journal.residents.committed
-        for entity, (before, after) in visible.changes.items():
+        for entity, after in visible.after.items():
+            before = visible.before[entity]
             yield entity, before, after, was[entity] if entity in was else now.get(entity)
         for entity, section in was.items():
             state = self._journal.committed.get(entity)
-            if entity not in visible.changes and state is not None:
+            if entity not in visible.after and state is not None:
                 yield entity, state, state, section
 
     def whole(self, entity: EntityKey, state: EntityState) -> EntityState:

@@ -6,7 +6,7 @@ Turns messages into deltas of cells. Only writers need it: merging does not.
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,7 @@ from google.protobuf.message import Message
 
 from mesh.contracts.model import Entity, Field, Merge
 from mesh.replication.core import cells
+from mesh.replication.core.shapes import Shape, shape_of
 from mesh.replication.core.wire import LENGTH, piece, tag, varint
 from mesh.replication.errors import NotReplicated, SchemaError
 from mesh.replication.views import MessageClass
@@ -168,12 +169,20 @@ class EntitySchema:
         self.history = entity.history
         self.message_class = message_class
         self.key_name = entity.key
+        self.key_number = entity.key_number
         self._key_tag = tag(entity.key_number, LENGTH)
         self.fields = {".".join(f.names): f for f in _flatten(entity, message_class)}
         self.rules = {field.path: field.rule for field in self.fields.values()}
         self.bounded = [f for f in self.fields.values() if f.rule == cells.BOUNDED_COUNTER]
         self.home = self.fields.get(entity.home)
         self.resident = frozenset(field.path for field in self.fields.values() if field.resident)
+        descriptor = message_class.DESCRIPTOR
+        others = {field.number for field in descriptor.fields} - {entity.key_number}
+        self._all_but_the_key: Shape | None = None
+        if others and entity.key_number < min(others):
+            self._all_but_the_key = shape_of((varint(number), cells.LATEST) for number in others)
+        # Only maps are encoded in any order, and slower if they may not be.
+        self._has_maps = _has_maps(descriptor, set())
         self._names = {field.path: name for name, field in self.fields.items()}
 
     def keep(self, paths: Iterable[bytes]) -> None:
@@ -191,6 +200,23 @@ class EntitySchema:
         if not key:
             raise NotReplicated(f"{self.name}.{self.key_name} is empty: an entity needs its key")
         return key
+
+    def keys_of(self, messages: Sequence[Message]) -> list[str]:
+        """The keys in some messages, as `key_of`."""
+        name, message_class = self.key_name, self.message_class
+        if all(type(message) is message_class for message in messages):
+            keys: list[str] = [getattr(message, name) for message in messages]
+            if all(keys):
+                return keys
+        return list(map(self.key_of, messages))
+
+    def encoded(self, message: Message) -> bytes:
+        """The canonical encoding of an entity's message."""
+        return message.SerializeToString(deterministic=self._has_maps)
+
+    def is_all_but_the_key(self, shape: Shape) -> bool:
+        """Whether a plain shape is all fields of the message but its key, which comes first."""
+        return shape == self._all_but_the_key
 
     def key_field(self, key: str) -> bytes:
         """The encoded key field."""
@@ -211,6 +237,20 @@ class EntitySchema:
     def below(self, name: str) -> list[FieldSchema]:
         """The fields below one that merges by MESSAGE; empty if it is none."""
         return [field for key, field in self.fields.items() if key.startswith(f"{name}.")]
+
+    def named(self, names: Iterable[str], *rules: int) -> Iterator[FieldSchema]:
+        """The fields of these names that merge by one of `rules`; without names, all such fields.
+
+        The name of a MESSAGE stands for such fields below it. Raises `NotReplicated`.
+        """
+        if not names:
+            yield from (field for field in self.fields.values() if field.rule in rules)
+        for name in names:
+            below = self.below(name)
+            if below:
+                yield from (field for field in below if field.rule in rules)
+            else:
+                yield self.field(name, *rules)
 
     def name_of(self, path: bytes) -> str:
         """The dotted name of a cell's path; its numbers if this contract does not know it."""
@@ -307,6 +347,14 @@ def _check(where: str, rule: int, field: FieldDescriptor) -> None:
         raise SchemaError(
             f"{where}: its oneof would be several cells: put the oneof into a message of its own"
         )
+
+
+def _has_maps(descriptor: Any, seen: set[str]) -> bool:
+    if descriptor.GetOptions().map_entry:
+        return True
+    seen.add(descriptor.full_name)
+    below = (field.message_type for field in descriptor.fields)
+    return any(_has_maps(each, seen) for each in below if each and each.full_name not in seen)
 
 
 def _is_map(field: FieldDescriptor) -> bool:

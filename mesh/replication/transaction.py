@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeVar
 
 from google.protobuf.message import Message
 
 from mesh.contracts.model import Durability
-from mesh.replication import deltas, residency
+from mesh.replication import bulk, deltas, residency
+from mesh.replication.bulk import Bulk
 from mesh.replication.core import cells, entities, etags
 from mesh.replication.core.cells import Stamp
+from mesh.replication.core.columns import Columns, joined, of_changes
 from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityKey, EntityState
 from mesh.replication.core.frames import MAX_WRITE
-from mesh.replication.core.journal import Journal, Step, Write
+from mesh.replication.core.journal import Journal, Write
 from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.rules import escrow
 from mesh.replication.core.shapes import CellKey, pack, shape_of
@@ -36,15 +37,50 @@ _CHANGE_OVERHEAD = 64
 _IN_PARTS = (cells.SET, cells.MAP, cells.KEEP_BOTH, cells.BOUNDED_COUNTER)
 
 
-@dataclass
 class _Draft:
-    entity: EntityKey
-    generation: int
-    kind: int
-    stamp: Stamp
-    before: EntityState | None
-    after: EntityState | None = None
-    cells: dict[CellKey, bytes] = field(default_factory=dict)
+    """A change in the making: later changes of the write to the same entity may go into it."""
+
+    count = 1
+
+    def __init__(
+        self,
+        entity: EntityKey,
+        generation: int,
+        kind: int,
+        stamp: Stamp,
+        before: EntityState | None,
+    ) -> None:
+        self.entity = entity
+        self.generation = generation
+        self.kind = kind
+        self.stamp = stamp
+        self.befores = (before,)
+        self.afters: tuple[EntityState, ...] = ()
+        self.cells: dict[CellKey, bytes] = {}
+
+    def change(self, context: WriteContext, left: int) -> Change:
+        """What it is by now, with so many changes of its write to follow."""
+        shape = shape_of(self.cells)
+        return Change(
+            self.entity,
+            self.generation,
+            self.kind,
+            self.stamp,
+            context.actor,
+            context.trace_parent,
+            context.request_id,
+            left,
+            shape,
+            pack(shape, map(self.cells.__getitem__, shape)),
+        )
+
+    def columns(self, context: WriteContext, left: int) -> Columns:
+        return of_changes((self.change(context, left),))
+
+    def apply(self, context: WriteContext) -> EntityState:
+        """What it makes of its entity."""
+        self.afters = (entities.apply(self.befores[0], self.change(context, 0)),)
+        return self.afters[0]
 
 
 class Transaction:
@@ -62,9 +98,11 @@ class Transaction:
         self._seen = journal.seen
         self._schema = schema
         self._context = context
-        self._drafts: list[_Draft] = []
+        self._made: list[_Draft | Bulk] = []
+        self._count = 0
         self._latest: dict[EntityKey, _Draft] = {}
         self._residents = residency.Writing(journal.residents, context.actor)
+        self._after: dict[EntityKey, EntityState] = {}
 
     # Reading.
 
@@ -84,7 +122,7 @@ class Transaction:
         """All living entities of a type, by key."""
         name = self._of(type).name
         keys = {key for of, key in self._journal.entities() if of == name}
-        keys.update(key for of, key in self._latest if of == name)
+        keys.update(key for of, key in self._after if of == name)
         found = (self.get(type, key) for key in sorted(keys))
         return [message for message in found if message is not None]
 
@@ -125,14 +163,16 @@ class Transaction:
         Raises `NotFound`, `NotReplicated` and `EtagDamaged`.
         """
         schema = self._schema.entity(message.DESCRIPTOR.full_name)
+        self._check_unmoved(schema, paths)
         state = self._writable(schema, schema.key_of(message))
+        here = dict(state.cells.items())
         written: dict[CellKey, bytes] = {}
-        for each in self._named(schema, paths):
+        for each in schema.named(paths, *deltas.SETTABLE):
             key = (each.path, each.rule)
             delta = deltas.of_set(
                 each,
                 message,
-                state.cells.get(key),
+                here.get(key),
                 self._journal.origin,
                 etags.read(etag, state, key),
                 named=bool(paths),
@@ -140,6 +180,39 @@ class Transaction:
             if delta is not None:
                 written[key] = delta
         self._amend(schema, schema.key_of(message), written)
+
+    def upsert(self, messages: Sequence[M], *paths: str) -> None:
+        """Creates each entity that does not live, and writes its fields as `create` and `set` do.
+
+        Without paths all fields are written, as they are in the message: those that are not set in
+        it are cleared. Made for many entities of one type whose fields are all LATEST; the messages
+        lose the fields that this contract does not know. Raises `NotReplicated`.
+        """
+        if not messages:
+            return
+        schema = self._schema.entity(messages[0].DESCRIPTOR.full_name)
+        shape = bulk.shape_of(schema, paths)
+        if shape is None:
+            for message in messages:
+                living = self._look((schema.name, schema.key_of(message)))
+                if living is None or living.deleted:
+                    self.create(message)
+                else:
+                    self.set(message, *paths)
+            return
+        made = bulk.upsert(
+            self._journal,
+            schema,
+            shape,
+            messages,
+            self._context.actor,
+            self.now_ms,
+            self._after,
+        )
+        self._made.append(made)
+        self._count += made.count
+        for entity in made.entities:
+            self._latest.pop(entity, None)
 
     def add(self, type: type[Message], key: str, field: str, *values: Any) -> None:
         """Adds elements to a SET. Raises `NotFound` and `NotReplicated`."""
@@ -288,17 +361,18 @@ class Transaction:
                 "HOME_REGION values are durable in their region alone, and the write was to be "
                 f"so in {self._context.durability.value}: write them by themselves"
             )
-        left = len(self._drafts)
-        changes = []
-        steps = []
-        for draft in self._drafts:
-            left -= 1
-            change = self._change(draft, left)
-            changes.append(change)
-            size += _CHANGE_OVERHEAD + len(draft.entity[1])
-            size += len(change.content)
-            if draft.after is not None:
-                steps.append(Step(draft.entity, draft.before, draft.after))
+        left = self._count
+        parts: list[Columns] = []
+        befores: list[EntityState | None] = []
+        afters: list[EntityState] = []
+        for made in self._made:
+            left -= made.count
+            columns = made.columns(self._context, left)
+            parts.append(columns)
+            befores += made.befores
+            afters += made.afters
+            size += sum(map(len, columns.contents))
+            size += sum(_CHANGE_OVERHEAD + len(key) for _, key in columns.entities)
         if receipt is not None:
             size += len(receipt.response) + len(receipt.digest)
         if size > MAX_WRITE:
@@ -306,20 +380,11 @@ class Transaction:
                 f"one write of {size} bytes is beyond {MAX_WRITE}: split it into several"
             )
         discreet = self._schema.discreet
-        return Write(changes, steps, receipt, size, self._seen, residents, discreet)
+        return Write(joined(parts), befores, afters, receipt, size, self._seen, residents, discreet)
 
-    def _named(self, schema: EntitySchema, paths: tuple[str, ...]) -> Iterator[FieldSchema]:
-        settable = deltas.SETTABLE
+    def _check_unmoved(self, schema: EntitySchema, paths: tuple[str, ...]) -> None:
         if schema.home is not None and ".".join(schema.home.names) in paths:
             raise NotReplicated(f"{schema.home} is changed by a move alone: see `move_home`")
-        if not paths:
-            yield from (each for each in schema.fields.values() if each.rule in settable)
-        for path in paths:
-            below = schema.below(path)
-            if below:
-                yield from (each for each in below if each.rule in settable)
-            else:
-                yield schema.field(path, *settable)
 
     def _amend_rows(
         self, schema: EntitySchema, key: str, each: FieldSchema, rows: escrow.Rows
@@ -354,31 +419,17 @@ class Transaction:
     ) -> _Draft:
         stamp = self._journal.stamp(self.now_ms)
         draft = _Draft(entity, generation, kind, stamp, before)
-        self._drafts.append(draft)
+        self._made.append(draft)
+        self._count += 1
         self._latest[entity] = draft
         return draft
 
     def _apply(self, draft: _Draft) -> None:
-        draft.after = entities.apply(draft.before, self._change(draft, 0))
-
-    def _change(self, draft: _Draft, left: int) -> Change:
-        shape = shape_of(draft.cells)
-        return Change(
-            draft.entity,
-            draft.generation,
-            draft.kind,
-            draft.stamp,
-            self._context.actor,
-            self._context.trace_parent,
-            self._context.request_id,
-            left,
-            shape,
-            pack(shape, map(draft.cells.__getitem__, shape)),
-        )
+        self._after[draft.entity] = draft.apply(self._context)
 
     def _look(self, entity: EntityKey) -> EntityState | None:
-        draft = self._latest.get(entity)
-        return self._journal.look(entity) if draft is None else draft.after
+        after = self._after.get(entity)
+        return self._journal.look(entity) if after is None else after
 
     def _living(self, schema: EntitySchema, key: str) -> EntityState:
         """An entity with all that this region has of it. Raises `NotFound`."""

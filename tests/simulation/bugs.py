@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 from mesh.replication.core import cells, entities, frames, journal, links, tokens
 from mesh.replication.core.clocks import COUNTER_BITS, HybridClock, Origin
+from mesh.replication.core.columns import of_changes
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import EntityState
 from mesh.replication.core.journal import Batch, Journal
@@ -58,9 +59,9 @@ def a_write_is_acknowledged_before_it_is_stored() -> Iterator[None]:
 def dependencies_are_dropped() -> Iterator[None]:
     real = frames.build
 
-    def build(origin: Any, first: Any, head: Any, changes: Any, seen: Any, *rest: Any) -> Any:
+    def build(origin: Any, first: Any, head: Any, columns: Any, seen: Any, *rest: Any) -> Any:
         contract, _, receipts = rest
-        return real(origin, first, head, changes, {}, contract, {}, receipts)
+        return real(origin, first, head, columns, {}, contract, {}, receipts)
 
     with _replaced(journal, "build", build):
         yield
@@ -166,9 +167,9 @@ def only_the_first_change_of_a_write_is_sent() -> Iterator[None]:
 
     def close(self: Journal) -> Any:
         writes, frame = real(self)
-        if frame is None or len(frame.changes) < 2:
+        if frame is None or frame.count < 2:
             return writes, frame
-        half = [frame.changes[0]._replace(writes_left=0)]
+        half = of_changes([frame.changes[0]._replace(writes_left=0)])
         head = self._heads.get(self.origin, frames.GENESIS)
         return writes, frames.build(self.origin, frame.first, head, half, self.vector, b"")
 

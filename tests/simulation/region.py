@@ -147,7 +147,7 @@ class Region:
         )
         change(transaction)
         write = transaction.finish(None)
-        if not write.changes:
+        if not write.count:
             return
         self._pending[id(write)] = write, number
         self.journal.submit(write)
@@ -184,7 +184,7 @@ class Region:
         self.disk.sync()
         visible = self.journal.stored(batch)
         self.world.model.shows(self.name, visible.frames)
-        self._unflushed |= visible.changes.keys()
+        self._unflushed |= visible.after.keys()
         for write in batch.writes:
             _, number = self._pending.pop(id(write))
             self.world.model.acknowledged |= 1 << number
@@ -240,9 +240,7 @@ class Region:
 
     def check_memory(self) -> None:
         """What waits for its dependencies is no more than the links were granted."""
-        waiting = sum(
-            len(frame.changes) for frames in self.journal.waiting.values() for frame in frames
-        )
+        waiting = sum(frame.count for frames in self.journal.waiting.values() for frame in frames)
         streams = sum(len(follower.streams) for follower in self.followers.values())
         # What came over a stream that is over still waits; the next one brings the same again.
         most = max(streams, len(self.peers)) * len(self.peers)

@@ -38,8 +38,13 @@ class HybridClock:
 
     def tick(self, now_ms: int) -> int:
         """A clock for a local event, higher than all before."""
-        self.last = max(self.last + 1, now_ms << COUNTER_BITS)
-        return self.last
+        return self.reserve(1, now_ms)
+
+    def reserve(self, count: int, now_ms: int) -> int:
+        """The first of so many clocks, one after the other, all higher than those before."""
+        first = max(self.last + 1, now_ms << COUNTER_BITS)
+        self.last = first + count - 1
+        return first
 
     def receive(self, clock: int) -> None:
         """Takes note of a clock that came from elsewhere."""

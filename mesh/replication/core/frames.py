@@ -7,10 +7,11 @@ SHA-256 over the hash of the origin's frame before it and its body: checksum and
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain as chained
 from itertools import repeat
+from operator import itemgetter
 from typing import NamedTuple, Protocol, TypeVar
 
 from google.protobuf.message import DecodeError
@@ -24,13 +25,16 @@ from mesh.replication.core.clocks import (
     vector_from_proto,
     vector_to_proto,
 )
+from mesh.replication.core.columns import Columns
 from mesh.replication.core.entities import (
     DELETE,
     UPSERT,
     Change,
-    Changed,
     EntityKey,
     EntityState,
+    new_changed,
+    new_stamp,
+    new_state,
     received,
 )
 from mesh.replication.core.errors import ChainBroken, FormatUnknown, LinkFault
@@ -57,40 +61,6 @@ MAX_WRITE = 3 << 20
 _TOO_LARGE = 1 << 62
 _LARGEST_FIELD = (1 << 29) - 1  # Protobuf's own limits, here and below
 _DEEPEST = 64
-
-
-class Columns(NamedTuple):
-    """The changes of a frame, entry i of each column belonging to change i."""
-
-    entities: Sequence[EntityKey]
-    generations: Sequence[int]
-    kinds: Sequence[int]
-    clocks: Sequence[int]
-    actors: Sequence[str]
-    traces: Sequence[str]
-    request_ids: Sequence[str]
-    writes_left: Sequence[int]
-    shapes: Sequence[Shape]
-    contents: Sequence[bytes]
-
-    def changes(self, origin: Origin) -> list[Change]:
-        """The same, change by change."""
-        stamps = map(cells.Stamp, self.clocks, repeat(origin.region), repeat(origin.incarnation))
-        return list(
-            map(
-                Change,
-                self.entities,
-                self.generations,
-                self.kinds,
-                stamps,
-                self.actors,
-                self.traces,
-                self.request_ids,
-                self.writes_left,
-                self.shapes,
-                self.contents,
-            )
-        )
 
 
 class Frame:
@@ -124,7 +94,6 @@ class Frame:
         contract_digest: bytes,
         dependency_clocks: Vector | None = None,
         receipts: Sequence[Receipt] = (),
-        changes: Sequence[Change] | None = None,
     ) -> None:
         self.body = body
         self.hash = hash
@@ -140,7 +109,7 @@ class Frame:
         self.newest = max(columns.clocks)
         """The highest clock in it."""
         self.contract_digest = contract_digest
-        self._changes = changes
+        self._changes: Sequence[Change] | None = None
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -187,7 +156,7 @@ def build(
     origin: Origin,
     first: int,
     previous: bytes,
-    changes: Sequence[Change],
+    columns: Columns,
     dependencies: Mapping[Origin, int],
     contract_digest: bytes,
     clocks: Mapping[Origin, int] | None = None,
@@ -200,28 +169,9 @@ def build(
     """
     seen = {o: n for o, n in dependencies.items() if o != origin}
     seen_clocks = {o: (clocks or {}).get(o, 0) for o in sorted(seen)}
-    entities, generations, kinds, stamps, actors, traces, request_ids, left, shapes, contents = zip(
-        *changes, strict=True
-    )
-    columns = Columns(
-        entities,
-        generations,
-        kinds,
-        [stamp[0] for stamp in stamps],
-        actors,
-        traces,
-        request_ids,
-        left,
-        shapes,
-        contents,
-    )
-    types, keys = zip(*entities, strict=True)
-    strings = {
-        text: at
-        for at, text in enumerate({"": 0, **dict.fromkeys((*types, *actors, *request_ids))})
-    }
-    trace_at = {trace: at for at, trace in enumerate({"": 0, **dict.fromkeys(traces)})}
-    shape_at = {shape: at for at, shape in enumerate(dict.fromkeys(shapes))}
+    strings = _places([("",), map(_type, columns.entities), columns.actors, columns.request_ids])
+    trace_at = _places([("",), columns.traces])
+    shape_at = _places([columns.shapes])
     body = frame_pb2.FrameBody(
         format=FORMAT,
         origin=frame_pb2.Origin(region=origin.region, incarnation=origin.incarnation),
@@ -232,17 +182,17 @@ def build(
         strings=strings,
         trace_parents=trace_at,
         clocks=columns.clocks,
-        types=map(strings.__getitem__, types),
-        keys=keys,
-        generations=generations,
-        kinds=kinds,
-        actors=map(strings.__getitem__, actors),
-        traces=map(trace_at.__getitem__, traces),
-        writes_left=left,
-        request_ids=map(strings.__getitem__, request_ids),
-        change_shapes=map(shape_at.__getitem__, shapes),
+        types=_thin(map(strings.__getitem__, map(_type, columns.entities))),
+        keys=map(_key, columns.entities),
+        generations=_thin(columns.generations),
+        kinds=_thin(columns.kinds),  # type: ignore[arg-type] # plain numbers of the enum
+        actors=_thin(map(strings.__getitem__, columns.actors)),
+        traces=_thin(map(trace_at.__getitem__, columns.traces)),
+        writes_left=_thin(columns.writes_left),
+        request_ids=_thin(map(strings.__getitem__, columns.request_ids)),
+        change_shapes=_thin(map(shape_at.__getitem__, columns.shapes)),
         shapes=map(_shape_to_proto, shape_at),
-        contents=contents,
+        contents=columns.contents,
     )
     body.receipts.extend(to_proto(at, receipt) for at, receipt in receipts)
     data = body.SerializeToString(deterministic=True)
@@ -255,13 +205,27 @@ def build(
         seen,
         contract_digest,
         seen_clocks,
-        changes=changes,
     )
 
 
 def _places(columns: Iterable[Iterable[T]]) -> dict[T, int]:
     """The distinct values of some columns, each with its place among them."""
     return {value: at for at, value in enumerate(dict.fromkeys(chained.from_iterable(columns)))}
+
+
+_type: Callable[[EntityKey], str] = itemgetter(0)
+_key: Callable[[EntityKey], str] = itemgetter(1)
+
+
+def _thin(values: Iterable[int]) -> Sequence[int]:
+    """A column whose entries are all the same has just one."""
+    column = list(values)
+    return column[:1] if column.count(column[0]) == len(column) else column
+
+
+def _full(values: Iterable[int], count: int) -> list[int]:
+    column = list(values)
+    return column * count if len(column) == 1 else column
 
 
 def _shape_to_proto(shape: Shape) -> frame_pb2.Shape:
@@ -340,19 +304,21 @@ def _is_path(path: bytes) -> bool:
 def _columns(message: frame_pb2.FrameBody, shapes: Sequence[Shape]) -> Columns:
     strings = list(message.strings)
     traces = list(message.trace_parents)
+    count = len(message.keys)
+    types = map(strings.__getitem__, _full(message.types, count))
     columns = Columns(
-        list(zip(map(strings.__getitem__, message.types), message.keys, strict=True)),
-        list(message.generations),
-        list(message.kinds),
+        list(zip(types, message.keys, strict=True)),
+        _full(message.generations, count),
+        _full(message.kinds, count),
         list(message.clocks),
-        list(map(strings.__getitem__, message.actors)),
-        list(map(traces.__getitem__, message.traces)),
-        list(map(strings.__getitem__, message.request_ids)),
-        list(message.writes_left),
-        list(map(shapes.__getitem__, message.change_shapes)),
+        list(map(strings.__getitem__, _full(message.actors, count))),
+        list(map(traces.__getitem__, _full(message.traces, count))),
+        list(map(strings.__getitem__, _full(message.request_ids, count))),
+        _full(message.writes_left, count),
+        list(map(shapes.__getitem__, _full(message.change_shapes, count))),
         list(message.contents),
     )
-    if len(set(map(len, columns))) != 1:
+    if set(map(len, columns)) != {count}:
         raise ValueError("columns of different lengths")
     return columns
 
@@ -367,10 +333,11 @@ def states(frame: Frame) -> Sequence[EntityState]:
         frame_pb2.FrameContents.FromString(frame.body)
     except DecodeError:
         raise ChainBroken("a cell is damaged: its content is no message") from None
-    region, incarnation = frame.origin
-    stamps = map(cells.Stamp, columns.clocks, repeat(region), repeat(incarnation))
+    region, incarnation = repeat(frame.origin.region), repeat(frame.origin.incarnation)
+    stamps = map(new_stamp, zip(columns.clocks, region, incarnation, strict=False))
     changed = list(
-        map(Changed, columns.clocks, repeat(region), repeat(incarnation), columns.actors)
+        map(new_changed, zip(columns.clocks, region, incarnation, columns.actors, strict=False))
     )
     packed = map(Packed, columns.shapes, changed, columns.contents)
-    return list(map(EntityState, columns.generations, repeat(False), stamps, changed, packed))
+    rows = zip(columns.generations, repeat(False), stamps, changed, packed, strict=False)
+    return list(map(new_state, rows))

@@ -41,8 +41,8 @@ class Integrity:
 
     def visible(self, visible: Visible) -> None:
         """A commit became visible."""
-        self.digest.touch(visible.changes.keys())
-        self.recent.note(visible.frames, visible.changes.keys())
+        self.digest.touch(visible.after.keys())
+        self.recent.note(visible.frames, visible.after.keys())
 
     @property
     def busy(self) -> bool:

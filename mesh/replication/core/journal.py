@@ -24,8 +24,9 @@ from mesh.replication.core.clocks import (
     covers,
     milliseconds,
 )
+from mesh.replication.core.columns import Columns, joined
 from mesh.replication.core.conflicts import Conflict
-from mesh.replication.core.entities import Change, EntityKey, EntityState, join
+from mesh.replication.core.entities import EntityKey, EntityState, join
 from mesh.replication.core.errors import (
     ChainBroken,
     ClockAhead,
@@ -71,30 +72,30 @@ class Seen(NamedTuple):
     clocks: Vector
 
 
-class Step(NamedTuple):
-    """What a write's change did to its entity, seen from the writer: state before and after."""
-
-    entity: EntityKey
-    before: EntityState | None
-    after: EntityState
-
-
 @dataclass
 class Write:
     """Changes that become visible together. `size` approximates their bytes in a frame.
 
+    `columns` are the changes; `befores` and `afters` what its writer saw of each one's entity.
     `seen` is what was here when they were made; None is what is here when they are stored.
     `residents` go into the region's own section alone. Of a `discreet` write the receipt travels
-    without what was asked and answered.
+    without what was asked and answered. Its number is the journal's.
     """
 
-    changes: Sequence[Change]
-    steps: Sequence[Step]
+    columns: Columns
+    befores: Sequence[EntityState | None]
+    afters: Sequence[EntityState]
     receipt: Receipt | None
     size: int
     seen: Seen | None = None
     residents: Sequence[Resident] = ()
     discreet: bool = False
+    number: int = 0
+
+    @property
+    def count(self) -> int:
+        """How many changes it has."""
+        return len(self.columns.entities)
 
 
 @dataclass
@@ -120,14 +121,16 @@ class Batch:
 
 @dataclass
 class Visible:
-    """What a commit makes visible: for each entity its state before and after.
+    """What a commit makes visible: of each entity its state before and after.
 
-    `conflicts` are the concurrent values between which merging decided; `lost` are local writes
-    that came behind the decision that the region leaves its group. `residents` are the sections of
-    HOME_REGION cells that change, as they were before.
+    `living` is by how many more entities live; `conflicts` are the concurrent values between which
+    merging decided; `lost` are local writes that came behind the decision that the region leaves
+    its group; `residents` are the sections of HOME_REGION cells that change, as they were before.
     """
 
-    changes: dict[EntityKey, tuple[EntityState | None, EntityState]] = field(default_factory=dict)
+    before: dict[EntityKey, EntityState | None] = field(default_factory=dict)
+    after: dict[EntityKey, EntityState] = field(default_factory=dict)
+    living: int = 0
     frames: list[Frame] = field(default_factory=list)
     conflicts: list[Conflict] = field(default_factory=list)
     lost: list[Write] = field(default_factory=list)
@@ -191,7 +194,9 @@ class Journal:
         self._received = dict(recovered.vector)
         self._received_heads = dict(recovered.heads)
         self._overlay: dict[EntityKey, EntityState] = {}
-        self._pending: dict[EntityKey, int] = {}
+        # Of each entity in the overlay the number of the last write that changed it.
+        self._last_write: dict[EntityKey, int] = {}
+        self._writes = 0
         self._queue: deque[Write] = deque()
         self._in_flight: Batch | None = None
         self.integrity = Integrity(self, recovered.fingerprints)
@@ -246,9 +251,14 @@ class Journal:
         """Queues a write, which later writes see at once and readers once it is stored."""
         self._queue.append(write)
         self.residents.submit(write.residents)
-        for step in write.steps:
-            self._overlay[step.entity] = step.after
-            self._pending[step.entity] = self._pending.get(step.entity, 0) + 1
+        self._writes += 1
+        write.number = self._writes
+        self._overlay_with(write)
+
+    def _overlay_with(self, write: Write) -> None:
+        entities = write.columns.entities
+        self._overlay.update(zip(entities, write.afters, strict=True))
+        self._last_write.update(dict.fromkeys(entities, write.number))
 
     @property
     def regions(self) -> frozenset[str]:
@@ -377,25 +387,24 @@ class Journal:
         receipts = [write.receipt for write in writes if write.receipt is not None]
         merged = self._merge(writes, frames, local)
         batch = Batch(frames, writes, vector, receipts, local, merged)
-        batch.settled = self.residents.settle(batch.residents, merged.changes, self.committed)
+        batch.settled = self.residents.settle(batch.residents, merged.after, self.committed)
         merged.residents = {e: self.residents.committed.get(e) for e in batch.settled}
         self._in_flight = batch
         return batch
 
     def _close_local(self) -> tuple[list[Write], Frame | None]:
         writes: list[Write] = []
-        changes: list[Change] = []
-        size = 0
+        count = size = 0
         while self._queue:
             write = self._queue[0]
-            full = len(changes) + len(write.changes) > MAX_CHANGES or size + write.size > MAX_BYTES
+            full = count + write.count > MAX_CHANGES or size + write.size > MAX_BYTES
             # One frame's changes saw the same, so that what it depends on is what they saw.
-            if changes and (full or write.seen is not writes[0].seen):
+            if count and (full or write.seen is not writes[0].seen):
                 break
             writes.append(self._queue.popleft())
-            changes += write.changes
+            count += write.count
             size += write.size
-        if not changes:
+        if not count:
             return writes, None
         first = self.vector.get(self.origin, 0) + 1
         head = self._heads.get(self.origin, GENESIS)
@@ -404,7 +413,7 @@ class Journal:
             self.origin,
             first,
             head,
-            changes,
+            joined([write.columns for write in writes if write.count]),
             seen,
             self.contract_digest,
             clocks,
@@ -434,17 +443,16 @@ class Journal:
         merging = Merging(self.committed, self.vector)
         for frame in frames:
             if frame is local:
-                steps = [step for write in writes for step in write.steps]
-                merging.local(frame, [(step.before, step.after) for step in steps])
+                befores = [before for write in writes for before in write.befores]
+                merging.local(frame, befores, [after for write in writes for after in write.afters])
             else:
                 merging.received(frame)
-        return Visible(merging.changes, frames, merging.conflicts)
+        return Visible(merging.before, merging.after, merging.living, frames, merging.conflicts)
 
     def stored(self, batch: Batch) -> Visible:
         """The batch is durable: makes it visible."""
         visible = batch.merged
-        for entity, (_, after) in visible.changes.items():
-            self.committed[entity] = after
+        self.committed.update(visible.after)
         self.integrity.visible(visible)
         clocks = dict(self.seen.clocks)
         for frame in batch.frames:
@@ -463,7 +471,7 @@ class Journal:
         self.residents.stored(batch.settled, batch.residents)
         self._release(batch.writes, visible)
         self._in_flight = None
-        if members.ENTITY in visible.changes:
+        if members.ENTITY in visible.after:
             self._decided(visible)
         return visible
 
@@ -475,17 +483,20 @@ class Journal:
             visible.lost = self._drop()
 
     def _release(self, writes: Sequence[Write], visible: Visible) -> None:
+        if not self._queue:
+            self._overlay.clear()
+            self._last_write.clear()
+            return
+        overlay, last_write = self._overlay, self._last_write
         for write in writes:
-            for step in write.steps:
-                left = self._pending[step.entity] - 1
-                if left:
-                    self._pending[step.entity] = left
-                else:
-                    del self._pending[step.entity], self._overlay[step.entity]
-        for entity in self._overlay.keys() & visible.changes.keys():
-            joined = join(self._overlay[entity], self.committed[entity])
-            if joined is not None:
-                self._overlay[entity] = joined
+            number = write.number
+            for entity in write.columns.entities:
+                if last_write.get(entity) == number:
+                    del last_write[entity], overlay[entity]
+        for entity in overlay.keys() & visible.after.keys():
+            merged = join(overlay[entity], self.committed[entity])
+            if merged is not None:
+                overlay[entity] = merged
 
     def failed(self, batch: Batch) -> list[Write]:
         """The batch was not stored: returns the local writes that are lost, to be refused.
@@ -502,12 +513,10 @@ class Journal:
         dropped = list(self._queue)
         self._queue.clear()
         in_flight = self._in_flight.writes if self._in_flight else []
-        self._pending.clear()
         self._overlay.clear()
+        self._last_write.clear()
         for write in in_flight:
-            for step in write.steps:
-                self._overlay[step.entity] = step.after
-                self._pending[step.entity] = self._pending.get(step.entity, 0) + 1
+            self._overlay_with(write)
         self.residents.drop(part for write in in_flight for part in write.residents)
         return dropped
 
@@ -519,18 +528,20 @@ class Journal:
         Returns what becomes visible by it; None, and does nothing, while a write of it is on its
         way: that one saw what was damaged.
         """
-        in_flight = self._in_flight.merged.changes if self._in_flight else {}
-        if entity in self._pending or entity in in_flight:
+        in_flight = self._in_flight.merged.after if self._in_flight else {}
+        if entity in self._overlay or entity in in_flight:
             return None
         before = self.committed.pop(entity, None)
         visible = Visible()
         if state is not None:
-            self.committed[entity] = state
-            visible.changes[entity] = before, state
+            self.committed[entity] = after = state
         elif before is not None:
-            ended = before._replace(deleted=True, cells={})
-            visible.changes[entity] = before, ended
+            after = before._replace(deleted=True, cells={})
             self.integrity.digest.forget((entity,))
+        else:
+            return visible
+        visible.before[entity], visible.after[entity] = before, after
+        visible.living = (before is None or before.deleted) - after.deleted
         self.integrity.digest.touch((entity,) if state is not None else ())
         return visible
 
@@ -543,6 +554,6 @@ def _receipts(writes: Iterable[Write]) -> Iterator[tuple[int, Receipt]]:
     """Each receipt with the index of its write's last change; a write without changes has none."""
     at = -1
     for write in writes:
-        at += len(write.changes)
-        if write.receipt is not None and write.changes:
+        at += write.count
+        if write.receipt is not None and write.count:
             yield at, write.receipt.bare() if write.discreet else write.receipt

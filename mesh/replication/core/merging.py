@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 
 from mesh.replication.core import conflicts, entities
 from mesh.replication.core.cells import Unseen
@@ -13,55 +13,54 @@ from mesh.replication.core.frames import Frame
 
 
 class Merging:
-    """What storing frames will change: for each entity its state before and after."""
+    """What storing frames will change: of each entity the state before and after.
+
+    `living` is by how many more entities will live.
+    """
 
     def __init__(self, committed: Mapping[EntityKey, EntityState], vector: Vector) -> None:
-        self.changes: dict[EntityKey, tuple[EntityState | None, EntityState]] = {}
+        self.before: dict[EntityKey, EntityState | None] = {}
+        self.after: dict[EntityKey, EntityState] = {}
+        self.living = 0
         self.conflicts: list[Conflict] = []
         self._committed = committed
         self._vector = dict(vector)
 
-    def local(self, frame: Frame, steps: Iterable[tuple[EntityState | None, EntityState]]) -> None:
-        """A frame that was made here; its steps are what its writers saw before and after."""
+    def local(
+        self,
+        frame: Frame,
+        befores: Sequence[EntityState | None],
+        afters: Sequence[EntityState],
+    ) -> None:
+        """A frame that was made here, with what its writers saw of each entity before and after."""
         unknown = conflicts.unseen(frame, self._vector)
         watched = conflicts.may_hold(frame, unknown)
-        for change, (seen, after) in zip(frame.changes, steps, strict=False):
-            before = self._look(change.entity)
+        look, take, join = self._look, self._take, entities.join
+        for at, entity in enumerate(frame.columns.entities):
+            before = look(entity)
             if watched:
+                change = frame.changes[at]
                 self._note(before, change, entities.from_change(change), unknown)
-            merged = after if before is seen else entities.join(before, after)
-            self._take(change.entity, before, merged)
+            after = afters[at]
+            take(entity, before, after if before is befores[at] else join(before, after))
         self._vector[frame.origin] = frame.last
 
     def received(self, frame: Frame) -> None:
         """A frame that came from elsewhere."""
         unknown = conflicts.unseen(frame, self._vector)
         watched = conflicts.may_hold(frame, unknown)
-        if watched:
-            self._watched(frame, unknown)
-        else:
-            self._merge(zip(frame.columns.entities, frame.states, strict=True))
+        look, take, join = self._look, self._take, entities.join
+        for at, entity in enumerate(frame.columns.entities):
+            before = look(entity)
+            state = frame.states[at]
+            if watched:
+                self._note(before, frame.changes[at], state, unknown)
+            take(entity, before, join(before, state))
         self._vector[frame.origin] = frame.last
 
-    def _watched(self, frame: Frame, unknown: Unseen) -> None:
-        for change, state in zip(frame.changes, frame.states, strict=True):
-            before = self._look(change.entity)
-            self._note(before, change, state, unknown)
-            self._take(change.entity, before, entities.join(before, state))
-
-    def _merge(self, states: Iterable[tuple[EntityKey, EntityState]]) -> None:
-        changes, committed, join = self.changes, self._committed, entities.join
-        for entity, state in states:
-            changed = changes.get(entity)
-            first = committed.get(entity) if changed is None else changed[0]
-            before = first if changed is None else changed[1]
-            after = join(before, state)
-            if after is not before and after is not None:
-                changes[entity] = (first, after)
-
     def _look(self, entity: EntityKey) -> EntityState | None:
-        changed = self.changes.get(entity)
-        return self._committed.get(entity) if changed is None else changed[1]
+        found = self.after.get(entity)
+        return self._committed.get(entity) if found is None else found
 
     def _note(
         self, before: EntityState | None, change: Change, written: EntityState, unknown: Unseen
@@ -73,5 +72,7 @@ class Merging:
     ) -> None:
         if after is before or after is None:
             return
-        first = self.changes.get(entity)
-        self.changes[entity] = (first[0] if first else before, after)
+        if entity not in self.after:
+            self.before[entity] = before
+        self.after[entity] = after
+        self.living += (before is None or before.deleted) - after.deleted

@@ -67,12 +67,12 @@ class Residents:
     def settle(
         self,
         parts: Iterable[Resident],
-        changes: Mapping[EntityKey, tuple[EntityState | None, EntityState]],
+        changes: Mapping[EntityKey, EntityState],
         committed: Mapping[EntityKey, EntityState],
     ) -> Settled:
         """What storing a batch does: its writes' parts, and the end of what it deletes.
 
-        `changes` are the batch's, over what is committed.
+        `changes` are the batch's states, over what is committed.
         """
         after: dict[EntityKey, EntityState | None] = {
             entity: self.committed[entity] for entity in self.committed.keys() & changes.keys()
@@ -80,7 +80,7 @@ class Residents:
         for part in parts:
             after[part.entity] = part.after
         for entity, section in after.items():
-            state = changes[entity][1] if entity in changes else committed.get(entity)
+            state = changes.get(entity) or committed.get(entity)
             if section is not None and not _lives(state, section):
                 after[entity] = None
         return {

@@ -35,6 +35,10 @@ Shape = tuple[CellKey, ...]
 """The cells that a change covers, in the order of their field numbers."""
 
 
+DEEPEST = 8
+"""How many changes' contents lie over one another before they are told apart for good."""
+
+
 def order(cell: CellKey) -> tuple[tuple[int, ...], int]:
     """What sorts cells: their field numbers, then their rules."""
     return numbers(cell[0]), cell[1]
@@ -117,26 +121,48 @@ def _fields(plain: Mapping[int, int], content: bytes) -> list[bytes]:
 
 
 class Packed(Mapping[CellKey, State]):
-    """The cells of one change with a plain shape: told apart once somebody looks into them."""
+    """The cells of one change with a plain shape, over those of older ones: told apart when read.
 
-    __slots__ = ("_cells", "changed", "content", "shape")
+    `changed` is the change's stamp, and who made it. All that is `below` is older, and hidden where
+    the shape covers it.
+    """
 
-    def __init__(self, shape: Shape, changed: tuple[int, str, int, str], content: bytes) -> None:
+    __slots__ = ("below", "changed", "content", "depth", "shape")
+
+    def __init__(
+        self,
+        shape: Shape,
+        changed: tuple[int, str, int, str],
+        content: bytes,
+        below: Packed | None = None,
+    ) -> None:
         self.shape = shape
         self.changed = changed
         self.content = content
-        self._cells: dict[CellKey, State] | None = None
+        self.below = below
+        self.depth: int = 0 if below is None else below.depth + 1
+
+    def over(self, older: Packed) -> Mapping[CellKey, State]:
+        """The same over an older one's cells, which are left out as far as they are hidden."""
+        below: Packed | None = older
+        while below is not None and covers(self.shape, below.shape):
+            below = below.below
+        if below is None:
+            return self
+        over = Packed(self.shape, self.changed, self.content, below)
+        return over.cells() if over.depth > DEEPEST else over
 
     def cells(self) -> dict[CellKey, State]:
-        """The cells, each with its state. Not to be changed."""
-        if self._cells is None:
-            clock, region, incarnation, _ = self.changed
-            values = split(self.shape, self.content)
-            self._cells = {
-                key: (clock, region, incarnation, value)
-                for key, value in zip(self.shape, values, strict=True)
-            }
-        return self._cells
+        """The cells, each with its state."""
+        layers = [self]
+        while layers[-1].below is not None:
+            layers.append(layers[-1].below)
+        found: dict[CellKey, State] = {}
+        for layer in reversed(layers):
+            clock, region, incarnation, _ = layer.changed
+            for key, value in zip(layer.shape, split(layer.shape, layer.content), strict=True):
+                found[key] = (clock, region, incarnation, value)
+        return found
 
     def items(self) -> ItemsView[CellKey, State]:
         return self.cells().items()
@@ -145,10 +171,16 @@ class Packed(Mapping[CellKey, State]):
         return self.cells()[key]
 
     def __iter__(self) -> Iterator[CellKey]:
-        return iter(self.shape)
+        return iter(self.shape if self.below is None else self.cells())
 
     def __len__(self) -> int:
-        return len(self.shape)
+        return len(self.shape if self.below is None else self.cells())
 
     def __contains__(self, key: object) -> bool:
-        return key in self.shape
+        return key in self.shape or (self.below is not None and key in self.below)
+
+
+@lru_cache(maxsize=4096)
+def covers(shape: Shape, other: Shape) -> bool:
+    """Whether a shape has all cells of another."""
+    return set(other) <= set(shape)

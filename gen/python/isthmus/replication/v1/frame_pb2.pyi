@@ -143,7 +143,9 @@ Global___Frame: _TypeAlias = Frame  # noqa: Y015
 
 @_typing.final
 class FrameBody(_message.Message):
-    """The inside of a frame, by columns: entry i of each column belongs to change i."""
+    """The inside of a frame, by columns: entry i of each column belongs to change i. Of the columns of
+    numbers, other than `clocks`, one whose entries are all the same may have just one.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
