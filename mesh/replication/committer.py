@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from mesh.replication.core.clocks import Vector
@@ -16,6 +16,7 @@ from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import NotAMember
 from mesh.replication.core.journal import Batch, Journal, Visible, Write
 from mesh.replication.errors import GroupClosed, OriginChanged, StoreError, WriteNotStored
+from mesh.replication.horizon import Run
 from mesh.replication.store import Store
 
 _log = logging.getLogger("isthmus.replication")
@@ -32,7 +33,7 @@ class Committer:
     """Commits, resolves writes, flushes state.
 
     `unflushed` are the entities whose stored state is behind already; `on_visible` is called after
-    each commit.
+    each commit, `tend` after each flush.
     """
 
     def __init__(
@@ -42,15 +43,20 @@ class Committer:
         store: Store,
         unflushed: Iterable[EntityKey],
         on_visible: Callable[[Visible], None],
+        tend: Callable[[Run], Awaitable[None]],
     ) -> None:
         self._name = name
         self._journal = journal
         self._store = store
         self._on_visible = on_visible
+        self._tend = tend
+        # A snapshot is stored with its states: none from before it may be stored after it.
+        self._storing_states = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"commit-{name}")
         self._wake = asyncio.Event()
         self._waiters: dict[int, asyncio.Future[Vector]] = {}
         self._unflushed = set(unflushed)
+        self._watermark: Vector = {}
         self._closing = False
         self._failure: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -102,7 +108,12 @@ class Committer:
                 await self._wake.wait()
                 self._wake.clear()
                 while (batch := self._journal.next_batch()) is not None:
-                    if not await self._commit(batch):
+                    if batch.staging is None or batch.staging.install is None:
+                        stored = await self._commit(batch)
+                    else:
+                        async with self._storing_states:
+                            stored = await self._commit(batch)
+                    if not stored:
                         break
         except Exception as error:
             _log.critical("group %s stopped committing", self._name, exc_info=True)
@@ -148,6 +159,7 @@ class Committer:
             if waited >= FLUSH_SECONDS or len(self._unflushed) >= FLUSH_ENTITIES:
                 waited = 0.0
                 await self.flush()
+                await self._tend_journal()
 
     async def flush(self) -> None:
         """Brings the stored state up to what is committed now. A failure is logged, not raised.
@@ -158,17 +170,27 @@ class Committer:
         watermark = dict(self._journal.vector)
         loop = asyncio.get_running_loop()
         try:
-            while entities:
+            while entities or watermark != self._watermark:
                 piece = entities[-_FLUSH_PIECE:]
-                states = {entity: self._journal.committed[entity] for entity in piece}
                 done = watermark if len(piece) == len(entities) else None
-                await loop.run_in_executor(self._thread, self._store.flush, states, done)
+                async with self._storing_states:
+                    states = {entity: self._journal.committed[entity] for entity in piece}
+                    await loop.run_in_executor(self._thread, self._store.flush, states, done)
                 del entities[-_FLUSH_PIECE:]
+                self._watermark = done or self._watermark
         except StoreError as error:
             _log.warning("group %s could not flush its state: %s", self._name, error)
         finally:
             # Else the next watermark would promise what is not stored.
             self._unflushed.update(entities)
+
+    async def _tend_journal(self) -> None:
+        """A failure is logged, not raised."""
+        loop = asyncio.get_running_loop()
+        try:
+            await self._tend(lambda function: loop.run_in_executor(self._thread, function))
+        except StoreError as error:
+            _log.warning("group %s could not cut its journal: %s", self._name, error)
 
     async def close(self) -> None:
         """Commits what is queued, flushes, and lets go of the store."""

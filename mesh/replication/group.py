@@ -29,6 +29,7 @@ from mesh.replication.core.journal import SALT_BITS, Journal, Visible, Write
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
 from mesh.replication.core.tokens import reduced
 from mesh.replication.errors import DurabilityPending, NotYetHere, RightsShort
+from mesh.replication.horizon import KEPT_BYTES, Horizon
 from mesh.replication.links import Dial, Links
 from mesh.replication.membership import ENTITY as MEMBERS
 from mesh.replication.membership import Limits, Membership
@@ -103,6 +104,7 @@ class Group:
         link_max_age: float | None,
         limits: Limits,
         on_applied: Callable[[Applied], None] | None,
+        keep_bytes: int,
     ) -> None:
         self.name = name
         self.region = journal.region
@@ -137,7 +139,10 @@ class Group:
         self._committing = Waiting()
         self._acknowledging = Waiting()
         self._operations = Operations(store)
-        self._committer = Committer(name, journal, store, unflushed, self._visible)
+        self._horizon = Horizon(journal, store, self.members, keep_bytes, self.now_ms)
+        self._committer = Committer(
+            name, journal, store, unflushed, self._visible, self._horizon.tend
+        )
         self._links = Links(self)
         self._rights = Rights(journal, schema, self._submit)
         self._scrubber = Scrubber(self)
@@ -162,14 +167,15 @@ class Group:
         limits: Limits = Limits(),  # noqa: B008 # frozen
         on_applied: Callable[[Applied], None] | None = None,
         class_of: ClassOf = generated_class,
+        keep_bytes: int = KEPT_BYTES,
     ) -> Group:
         """Opens, recovers and starts a group.
 
         `folder` holds its store; `clock` gives nanoseconds since 1970, `monotonic` seconds; a peer
         that is silent for `lost_after` seconds is not reachable. `home` is the region that decides
         about members at first (default: the first by name), the same in all; who is beyond `limits`
-        is marked. `on_applied` is called for each frame of another region. Raises `SchemaError` and
-        `StoreError`.
+        is marked. `on_applied` is called for each frame of another region; `keep_bytes` of the
+        journal are kept although all have them. Raises `SchemaError` and `StoreError`.
         """
         schema = GroupSchema((*contract.group_entities(name), MEMBERS), class_of)
         digest = contract.group_digests.get(name, b"")
@@ -200,6 +206,7 @@ class Group:
             link_max_age=_link_max_age(contract),
             limits=limits,
             on_applied=on_applied,
+            keep_bytes=keep_bytes,
         )
         group._committer.start()
         group._scrubber.start()
@@ -451,6 +458,9 @@ class Group:
             members=self.members.status(),
             pairs=journal.integrity.pairs(self.peers, self.now_ms()),
             integrity=self._scrubber.status(),
+            horizon=vector_to_proto(self._horizon.vector),
+            journal_bytes=self.log.journal_bytes,
+            snapshot=self._horizon.snapshot(),
         )
 
     # For the links.

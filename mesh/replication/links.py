@@ -57,7 +57,7 @@ class LinkedGroup(Protocol):
         """For how long a peer has been silent."""
 
     def frames_came(self) -> None:
-        """Frames wait to be committed."""
+        """Frames, or a part of a snapshot, wait to be committed."""
 
     def refuse(self, writes: Sequence[Write]) -> None:
         """Tells writers that their writes are lost."""
@@ -290,7 +290,7 @@ class _Stream:
     def _take(self, message: link_pb2.FollowResponse) -> None:
         self._group.heard(self._follower.peer)
         self._group.refuse(self._receiver.on_message(message, self._group.now_ms()))
-        if message.HasField("frame"):
+        if message.WhichOneof("message") in ("frame", "start", "piece"):
             self._group.frames_came()
         else:
             self._follower.note_lag()

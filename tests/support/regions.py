@@ -18,6 +18,7 @@ from mesh.replication.core.frames import StoredFrame
 from mesh.replication.core.journal import Batch, Journal, Recovered, Write
 from mesh.replication.core.links import PeerView, Receiver, Sender
 from mesh.replication.core.reach import Hearing
+from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.schema import GroupSchema
 
 M = TypeVar("M", bound=Message)
@@ -81,6 +82,9 @@ class MemoryLog:
         found = [f for f in self.frames if f.origin == origin and f.last > sequence]
         return found[:2]
 
+    def receipts(self, after: ReceiptKey, most_bytes: int, until_ms: int) -> list[Receipt]:
+        return []
+
 
 class Region:
     """One region: its journal, its log, and a wall clock that may be wrong."""
@@ -136,6 +140,9 @@ class Region:
             assert frame.first == vector.get(frame.origin, 0) + 1
             vector[frame.origin] = frame.last
             assert covers(vector, frame.dependencies)
+        if batch.staging is not None and batch.staging.install is not None:
+            assert covers(batch.vector, vector)
+            return
         assert vector == batch.vector
 
     def get(self, key: str) -> channel_pb2.Channel | None:

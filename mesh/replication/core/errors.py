@@ -109,3 +109,10 @@ class NotTheHome(ReplicationError):
 
 class DecisionRefused(ReplicationError):
     """How a region stands does not allow that decision about it."""
+
+
+class SnapshotDamaged(LinkFault):
+    """A snapshot is not as it was sent; nothing of the damaged part is kept."""
+
+    reason = link_pb2.LINK_ERROR_REASON_SNAPSHOT_DAMAGED
+    remedy = "none needed once: it is asked for again; if it recurs, look at the sender's memory"

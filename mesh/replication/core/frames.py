@@ -38,7 +38,7 @@ from mesh.replication.core.entities import (
     received,
 )
 from mesh.replication.core.errors import ChainBroken, FormatUnknown, LinkFault
-from mesh.replication.core.receipts import Receipt, from_proto, to_proto
+from mesh.replication.core.receipts import Receipt, ReceiptKey, from_proto, to_proto
 from mesh.replication.core.shapes import Packed, Shape, interned, places
 from mesh.replication.core.wire import numbers
 
@@ -145,6 +145,12 @@ class FrameLog(Protocol):
 
     def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
         """An origin's frames that end beyond a sequence number, in order; at least one if any."""
+
+    def receipts(self, after: ReceiptKey, most_bytes: int, until_ms: int) -> list[Receipt]:
+        """The kept results of operations after a key, by key; at least one if there is any.
+
+        None is of a later time than `until_ms`, since 1970.
+        """
 
 
 def chain(previous: bytes, body: bytes) -> bytes:

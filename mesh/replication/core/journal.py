@@ -45,10 +45,21 @@ from mesh.replication.core.frames import (
     parse,
     states,
 )
+from mesh.replication.core.intake import Intake
 from mesh.replication.core.integrity import Integrity
 from mesh.replication.core.merging import Merging
 from mesh.replication.core.receipts import Receipt
+from mesh.replication.core.recent import Recent
 from mesh.replication.core.residents import Resident, Residents, Settled
+from mesh.replication.core.snapshots import (
+    Capture,
+    Captures,
+    Header,
+    Position,
+    Staged,
+    Staging,
+    snapshot_id,
+)
 
 SALT_BITS = 16
 """Of an incarnation, how many bits at its end are chosen by chance; before them its first time."""
@@ -103,6 +114,7 @@ class Batch:
     """What one commit holds; `vector` is how far the region is once it is stored.
 
     `settled` is what becomes of the section of HOME_REGION cells.
+    `staging` is what it does to a snapshot that comes in.
     """
 
     frames: list[Frame]
@@ -111,6 +123,7 @@ class Batch:
     receipts: list[Receipt]
     local: Frame | None
     merged: Visible = field(default_factory=lambda: Visible())
+    staging: Staging | None = None
     settled: Settled = field(default_factory=dict)
 
     @property
@@ -144,6 +157,7 @@ class Recovered:
     `clocks` are those of the last change of each origin.
     `replayed` are the entities whose stored state is behind `states`; `fingerprints` are those of
     states as stored; `damaged` are entities whose stored state could not be read, and why.
+    `staged` is a snapshot that had come in part.
     """
 
     states: dict[EntityKey, EntityState] = field(default_factory=dict)
@@ -155,6 +169,7 @@ class Recovered:
     fingerprints: dict[EntityKey, int] = field(default_factory=dict)
     damaged: dict[EntityKey, str] = field(default_factory=dict)
     residents: dict[EntityKey, EntityState] = field(default_factory=dict)
+    staged: Staged | None = None
 
 
 class Journal:
@@ -200,6 +215,10 @@ class Journal:
         self._queue: deque[Write] = deque()
         self._in_flight: Batch | None = None
         self.integrity = Integrity(self, recovered.fingerprints)
+        self.captures = Captures()
+        """The snapshots that others are given."""
+        self.intake = Intake(recovered.staged)
+        """The snapshot that this region is given."""
         lives = [origin for origin in self.vector if origin.region == region]
         self._home = home or min(region, *peers)
         self.members = members.of_state(self.committed.get(members.ENTITY), self._home)
@@ -375,22 +394,40 @@ class Journal:
         """All that may be stored now; None if that is nothing or a batch is in flight."""
         if self._in_flight is not None:
             return None
+        if self.intake.ready:
+            self._in_flight = self._install()
+            return self._in_flight
         frames: list[Frame] = []
         vector = dict(self.vector)
+        staging = self.intake.staging()
         writes, local = self._close_local()
         if local is not None:
             frames.append(local)
             vector[local.origin] = local.last
         frames += self._admit(vector)
-        if not frames and not writes:
+        if not frames and not writes and staging is None:
             return None
         receipts = [write.receipt for write in writes if write.receipt is not None]
         merged = self._merge(writes, frames, local)
-        batch = Batch(frames, writes, vector, receipts, local, merged)
+        self._in_flight = self._settle(
+            Batch(frames, writes, vector, receipts, local, merged, staging=staging)
+        )
+        return self._in_flight
+
+    def _settle(self, batch: Batch) -> Batch:
+        merged = batch.merged
         batch.settled = self.residents.settle(batch.residents, merged.after, self.committed)
         merged.residents = {e: self.residents.committed.get(e) for e in batch.settled}
-        self._in_flight = batch
         return batch
+
+    def _install(self) -> Batch:
+        """A commit of its own makes a whole snapshot visible."""
+        positions = {origin: self.head(origin) for origin in self.vector}
+        visible = Visible()
+        staging = self.intake.install(self.committed, positions, visible)
+        assert staging.install is not None  # noqa: S101 # as it says
+        vector = {origin: p.sequence for origin, p in staging.install.positions.items()}
+        return self._settle(Batch([], [], vector, [], None, visible, staging=staging))
 
     def _close_local(self) -> tuple[list[Write], Frame | None]:
         writes: list[Write] = []
@@ -452,8 +489,11 @@ class Journal:
     def stored(self, batch: Batch) -> Visible:
         """The batch is durable: makes it visible."""
         visible = batch.merged
+        self.captures.replaced(visible.before)
         self.committed.update(visible.after)
         self.integrity.visible(visible)
+        if batch.staging is not None and batch.staging.install is not None:
+            self.integrity.recent = Recent(batch.vector)
         clocks = dict(self.seen.clocks)
         for frame in batch.frames:
             self._heads[frame.origin] = frame.hash
@@ -466,6 +506,8 @@ class Journal:
                 self._received_heads[frame.origin] = frame.hash
             else:
                 self.clock.receive(frame.newest)
+        if batch.staging is not None:
+            self._staged(batch.staging, clocks)
         self.vector = batch.vector
         self.seen = Seen(self.vector, clocks)
         self.residents.stored(batch.settled, batch.residents)
@@ -481,6 +523,22 @@ class Journal:
         if not self.members.writes(self.region):
             # What comes behind that decision would be of a region that is drained already.
             visible.lost = self._drop()
+
+    def _staged(self, staging: Staging, clocks: Vector) -> None:
+        self.intake.stored(staging)
+        if staging.install is None:
+            return
+        for origin, (sequence, hash, clock) in staging.install.positions.items():
+            self._heads[origin] = hash
+            clocks[origin] = clock
+            self.clock.receive(clock)
+            frames = self.waiting.get(origin, deque())
+            while frames and frames[0].last <= sequence:
+                frames.popleft()
+            if self._received.get(origin, 0) <= sequence:
+                self._received[origin] = sequence
+                self._received_heads[origin] = hash
+        self.waiting = {origin: frames for origin, frames in self.waiting.items() if frames}
 
     def _release(self, writes: Sequence[Write], visible: Visible) -> None:
         if not self._queue:
@@ -504,6 +562,8 @@ class Journal:
         Writes queued behind it had seen it, so they go too. Frames wait again.
         """
         self._in_flight = None
+        if batch.staging is not None:
+            self.intake.failed(batch.staging)
         for frame in reversed(batch.frames):
             if frame is not batch.local:
                 self.waiting.setdefault(frame.origin, deque()).appendleft(frame)
@@ -532,6 +592,7 @@ class Journal:
         if entity in self._overlay or entity in in_flight:
             return None
         before = self.committed.pop(entity, None)
+        self.captures.replaced({entity: before})
         visible = Visible()
         if state is not None:
             self.committed[entity] = after = state
@@ -544,6 +605,26 @@ class Journal:
         visible.living = (before is None or before.deleted) - after.deleted
         self.integrity.digest.touch((entity,) if state is not None else ())
         return visible
+
+    def head(self, origin: Origin) -> Position:
+        """How far an origin is here, with its chain's hash and its clock there."""
+        return Position(
+            self.vector.get(origin, 0),
+            self._heads.get(origin, GENESIS),
+            self.seen.clocks.get(origin, 0),
+        )
+
+    def capture(self, id: bytes, now_ms: int) -> Capture:
+        """What is committed, for a peer: the snapshot that it has a part of, if that is held."""
+        self.captures.expire(now_ms)
+        found = self.captures.find(id, now_ms) or self.captures.recent(now_ms)
+        if found is None:
+            positions = {origin: self.head(origin) for origin in self.vector}
+            new = snapshot_id(self.origin, self.clock.last, now_ms, self.vector)
+            header = Header(new, self.region, positions, len(self.committed))
+            found = Capture(header, self.committed, milliseconds(self.clock.last), now_ms)
+            self.captures.add(found)
+        return found
 
     def digest(self) -> bytes:
         """The digest of what is committed, tombstones included: 32 bytes."""

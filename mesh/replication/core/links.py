@@ -24,6 +24,7 @@ from mesh.replication.core.clocks import (
     vector_to_proto,
 )
 from mesh.replication.core.frames import FORMATS, FrameLog, StoredFrame
+from mesh.replication.core.handing import Giving, Taking
 from mesh.replication.core.journal import Journal, Write
 
 HEARTBEAT_MS = 1000
@@ -48,6 +49,7 @@ _FAULTS: dict[int, type[errors.LinkFault]] = {
         errors.RestoredBackup,
         errors.Evicted,
         errors.Left,
+        errors.SnapshotDamaged,
     )
 }
 
@@ -112,6 +114,8 @@ class Receiver:
         self._view = view
         self._greeted = False
         self._owed: deque[tuple[Origin, int, int, int]] = deque()
+        self._taking = Taking(journal, peer)
+        self._requests: list[link_pb2.FollowRequest] = []
         # Granted, and not merged yet: what is on its way, and what is owed.
         self._bytes = 0
         self._changes = 0
@@ -182,6 +186,11 @@ class Receiver:
             self._heartbeat(message.heartbeat, now_ms)
         elif kind == "answer":
             self._journal.integrity.with_peer(self._peer).answered(message.answer)
+        else:
+            self._requests += self._taking.on_message(message, now_ms)
+            if kind == "start":
+                vector = self._journal.intake.vector
+                return self._journal.learn(self._peer, vector, now_ms)
         return []
 
     def _frame(self, message: frame_pb2.Frame, now_ms: int) -> None:
@@ -213,7 +222,8 @@ class Receiver:
             else:
                 kept.append(owed)
         self._owed = kept
-        messages = []
+        self._bytes -= self._taking.freed()
+        messages, self._requests = self._requests, []
         if vector != self._acknowledged:
             self._acknowledged = vector
             messages.append(
@@ -249,6 +259,8 @@ class Sender:
         self._changes = 0
         self._beat_ms: int | None = None
         self._answers = Answers(journal, log)
+        self._giving = Giving(journal, log)
+        self._truncated = False
         self.durable: Vector = {}
 
     def on_message(
@@ -280,18 +292,23 @@ class Sender:
             self._wanted = frozenset(message.want.regions)
         elif kind == "inquiry":
             self._answers.ask(message.inquiry)
+        elif kind == "snapshot":
+            return self._giving.asked(message.snapshot, now_ms), []
         return [], []
 
     @property
     def has_more(self) -> bool:
-        """Whether the next poll sends frames at once."""
-        return self._bytes > 0 and self._changes > 0 and bool(self._open_origins())
+        """Whether the next poll sends frames, or pieces of a snapshot, at once."""
+        if self._bytes <= 0 or self._giving.waits(self.durable):
+            return self._bytes > 0 and self._giving.has_more
+        return self._changes > 0 and not self._truncated and bool(self._open_origins())
 
     def poll(self, now_ms: int, heard: Mapping[str, int]) -> list[link_pb2.FollowResponse]:
         """What to send now: a heartbeat when it is due, and frames as far as the credit reaches.
 
-        `heard` holds the clocks of the newest heartbeats of other regions, to pass on. Raises
-        `HistoryTruncated` if the log lacks what the receiver needs next.
+        If the log lacks what the receiver needs next, a snapshot is offered, and its pieces are
+        sent before any more frames. `heard` holds the clocks of the newest heartbeats of other
+        regions, to pass on.
         """
         if self._wanted is None:
             return []
@@ -301,6 +318,24 @@ class Sender:
         if self._beat_ms is None or not 0 <= now_ms - self._beat_ms < HEARTBEAT_MS:
             self._beat_ms = now_ms
             messages.append(self._heartbeat(now_ms, heard))
+        if self._giving.waits(self.durable):
+            # One at a time: to encode it takes some ms.
+            pieces = self._giving.pieces(min(self._bytes, 1), now_ms)
+            self._bytes -= sum(len(message.piece.body) for message in pieces)
+            return messages + pieces
+        try:
+            self._frames(messages)
+            self._truncated = False
+        except errors.HistoryTruncated:
+            self._truncated = True
+            messages += self._giving.offer(now_ms)
+        # Behind the frames: who asked compares once it has all that is here now.
+        answer = self._answers.next(now_ms)
+        if answer is not None:
+            messages.append(link_pb2.FollowResponse(answer=answer))
+        return messages
+
+    def _frames(self, messages: list[link_pb2.FollowResponse]) -> None:
         size = 0
         while self._bytes > 0 and self._changes > 0 and size < _READ_BYTES:
             frame = self._next()
@@ -313,11 +348,6 @@ class Sender:
             messages.append(
                 link_pb2.FollowResponse(frame=frame_pb2.Frame(body=frame.body, hash=frame.hash))
             )
-        # Behind the frames: who asked compares once it has all that is here now.
-        answer = self._answers.next(now_ms)
-        if answer is not None:
-            messages.append(link_pb2.FollowResponse(answer=answer))
-        return messages
 
     def _heartbeat(self, now_ms: int, heard: Mapping[str, int]) -> link_pb2.FollowResponse:
         return link_pb2.FollowResponse(

@@ -13,6 +13,9 @@ from isthmus.replication.v1 import frame_pb2
 
 from mesh.replication.core.clocks import milliseconds
 
+ReceiptKey = tuple[str, str, str]
+"""A receipt's actor, method and request id."""
+
 
 class Receipt(NamedTuple):
     """The kept result of an operation; `digest` is the request's. Without a type it is `bare`."""

@@ -56,6 +56,7 @@ def recover(
         recovered.vector[origin] = position.sequence
         recovered.heads[origin] = position.hash
         recovered.clocks[origin] = position.clock
+        recovered.clock = max(recovered.clock, position.clock)
     _replay(recovered, positions, frames)
     return recovered
 

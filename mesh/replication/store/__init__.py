@@ -11,7 +11,7 @@ from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.frames import StoredFrame
 from mesh.replication.core.journal import Batch, Recovered
-from mesh.replication.core.receipts import Receipt
+from mesh.replication.core.receipts import Receipt, ReceiptKey
 
 ResidentField = tuple[str, bytes]
 """A HOME_REGION field: its entity's message type and the path of its cell."""
@@ -32,9 +32,11 @@ class HistoryRow(NamedTuple):
 class Store(Protocol):
     """One group's store in one region; one process has it open.
 
-    `commit` and `flush` are called from one thread, the others from another. All raise the
-    `StoreError`s of `mesh.replication.errors`.
+    `commit`, `flush` and `trim` are called from one thread, the others from another. All raise the
+    `StoreError`s of `mesh.replication.errors`. `journal_bytes` is the size of all frames.
     """
+
+    journal_bytes: int
 
     def recover(self) -> Recovered:
         """State as flushed, brought up to the journal's end."""
@@ -42,7 +44,8 @@ class Store(Protocol):
     def commit(self, batch: Batch) -> list[StoredFrame]:
         """Makes a batch durable in one transaction.
 
-        That is its frames, positions, receipts, history, conflicts and HOME_REGION cells.
+        That is its frames, positions, receipts, history, conflicts and HOME_REGION cells, and what
+        it does to a snapshot that comes in. To install one moves its origins' watermarks along.
         """
 
     def flush(
@@ -52,6 +55,22 @@ class Store(Protocol):
 
         A `watermark` says that with these all states are stored as of that vector or later:
         recovery replays what is above it. Replay may meet changes that a state has already.
+        """
+
+    def trim(self, below: Mapping[Origin, int], keep_bytes: int) -> bool:
+        """Deletes some of the oldest frames, as long as the journal is larger than `keep_bytes`.
+
+        Only those wholly at or below a vector, and below the watermark. Tells whether any went:
+        call it again then.
+        """
+
+    def held(self, vector: Mapping[Origin, int]) -> int:
+        """How many bytes of frames lie beyond a vector; at most, if they are very many."""
+
+    def receipts(self, after: ReceiptKey, most_bytes: int, until_ms: int) -> list[Receipt]:
+        """The kept results of operations after a key, by key; at least one if there is any.
+
+        None is of a later time than `until_ms`, since 1970.
         """
 
     def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:

@@ -19,9 +19,9 @@ from mesh.replication.core.clocks import Origin, milliseconds
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import FormatUnknown, JournalDamaged
-from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
+from mesh.replication.core.frames import Frame, StoredFrame
 from mesh.replication.core.journal import Batch, Recovered
-from mesh.replication.core.receipts import Receipt
+from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recovery import Position, recover
 from mesh.replication.core.wire import piece, read_piece
 from mesh.replication.errors import (
@@ -33,7 +33,7 @@ from mesh.replication.errors import (
     StoreMismatch,
     StoreTooNew,
 )
-from mesh.replication.store import HistoryRow, ResidentField, residents
+from mesh.replication.store import HistoryRow, ResidentField, residents, snapshots, trimming
 from mesh.replication.store.conflicts import keep, kept
 from mesh.replication.store.states import state_row
 
@@ -54,7 +54,7 @@ CREATE UNIQUE INDEX frames_by_origin ON frames (region, incarnation, last);
 CREATE TABLE positions (
   region TEXT NOT NULL, incarnation INTEGER NOT NULL,
   sequence INTEGER NOT NULL, hash BLOB NOT NULL, clock INTEGER NOT NULL,
-  flushed INTEGER NOT NULL DEFAULT 0,
+  flushed INTEGER NOT NULL DEFAULT 0, flushed_hash BLOB NOT NULL DEFAULT (zeroblob(32)),
   PRIMARY KEY (region, incarnation)
 ) WITHOUT ROWID;
 CREATE TABLE states (
@@ -144,13 +144,14 @@ class SqliteStore:
                 "INSERT OR REPLACE INTO meta VALUES ('contract_digest', ?)", (contract_digest,)
             )
             self._reader = _connect(self._path)
+            self.journal_bytes = trimming.journal_bytes(self._reader)
         if new:
             for folder in (self._path.parent, self._path.parent.parent):
                 _sync_folder(folder)
 
     def _create(self, group: str, region: str) -> None:
         with self._transaction() as cursor:
-            for statement in _TABLES.split(";"):
+            for statement in [*_TABLES.split(";"), snapshots.TABLES]:
                 cursor.execute(statement)
             cursor.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             cursor.execute(f"PRAGMA user_version={FORMAT}")
@@ -176,12 +177,11 @@ class SqliteStore:
     def _recover(self) -> Recovered:
         read = self._reader.execute
         positions: dict[Origin, Position] = {}
-        for region, incarnation, sequence, hash, clock, flushed in read(
-            "SELECT region, incarnation, sequence, hash, clock, flushed FROM positions"
+        for region, incarnation, *rest in read(
+            "SELECT region, incarnation, sequence, hash, flushed, flushed_hash, clock"
+            " FROM positions"
         ).fetchall():
-            origin = Origin(region, incarnation)
-            flushed_hash = self._hash_at(origin, flushed)
-            positions[origin] = Position(sequence, hash, flushed, flushed_hash, clock)
+            positions[Origin(region, incarnation)] = Position(*rest)
         states = (
             ((row[0], row[1]), row[2], row[3])
             for row in read("SELECT type, key, state, hash FROM states")
@@ -200,6 +200,7 @@ class SqliteStore:
             raise StoreCorrupt(
                 f"{self._path}: {damage}: restore a backup, no other region has it"
             ) from None
+        recovered.staged = snapshots.staged(self._reader)
         return recovered
 
     def _unflushed(self) -> Iterator[StoredFrame]:
@@ -213,18 +214,6 @@ class SqliteStore:
             (first_place if first_place is not None else 1 << 62,),
         )
         return map(_stored, rows)
-
-    def _hash_at(self, origin: Origin, sequence: int) -> bytes:
-        if sequence == 0:
-            return GENESIS
-        row = self._reader.execute(
-            "SELECT hash FROM frames WHERE region = ? AND incarnation = ? AND last = ?",
-            (*origin, sequence),
-        ).fetchone()
-        if row is None:
-            raise StoreCorrupt(f"{self._path}: the journal of {origin} has no frame at {sequence}")
-        hash: bytes = row[0]
-        return hash
 
     def commit(self, batch: Batch) -> list[StoredFrame]:
         """Makes a batch durable in one transaction: frames, positions, receipts, history."""
@@ -269,8 +258,11 @@ class SqliteStore:
                 residents.keep(cursor, batch.settled)
             if batch.merged.conflicts:
                 keep(cursor, batch.merged.conflicts)
+            if batch.staging is not None:
+                snapshots.stage(cursor, batch.staging)
             for frame in batch.frames[:1]:
                 self._prune(cursor, milliseconds(frame.newest))
+        self.journal_bytes += sum(len(frame.body) for frame in batch.frames)
         return stored
 
     def _history_rows(self, frames: Iterable[Frame]) -> Iterator[tuple[object, ...]]:
@@ -306,9 +298,46 @@ class SqliteStore:
                 (state_row(entity, state) for entity, state in states.items()),
             )
             cursor.executemany(
-                "UPDATE positions SET flushed = ? WHERE region = ? AND incarnation = ?",
+                # A snapshot may have moved the watermark further meanwhile.
+                "UPDATE positions SET flushed = ?1, flushed_hash = (SELECT hash FROM frames"
+                " WHERE region = ?2 AND incarnation = ?3 AND last = ?1)"
+                " WHERE region = ?2 AND incarnation = ?3 AND flushed < ?1",
                 [(sequence, *origin) for origin, sequence in (watermark or {}).items()],
             )
+
+    def trim(self, below: Mapping[Origin, int], keep_bytes: int) -> bool:
+        """Deletes some of the oldest frames; see `mesh.replication.store.Store`."""
+        size = 0
+        if self.journal_bytes > keep_bytes:
+            # Not synced by itself: a power cut may bring frames back, which does no harm.
+            with self._transaction("NORMAL") as cursor:
+                size = trimming.trim(cursor, below, self.journal_bytes - keep_bytes)
+            self.journal_bytes -= size
+        return size > 0
+
+    def held(self, vector: Mapping[Origin, int]) -> int:
+        """How many bytes of frames lie beyond a vector; at most, if they are very many."""
+        with self._translated():
+            found = trimming.held(self._writer, vector)
+        return self.journal_bytes if found is None else found
+
+    def receipts(self, after: ReceiptKey, most_bytes: int, until_ms: int) -> list[Receipt]:
+        """The kept results of operations after a key, by key, and up to a time."""
+        found: list[Receipt] = []
+        size = 0
+        with self._translated():
+            rows = self._reader.execute(
+                "SELECT * FROM receipts WHERE (actor, method, request_id) > (?, ?, ?)"
+                " AND time_ms <= ? ORDER BY actor, method, request_id",
+                (*after, until_ms),
+            )
+            for row in rows:
+                found.append(Receipt(*row))
+                size += len(found[-1].response) + 128
+                if size >= most_bytes:
+                    break
+            rows.close()
+        return found
 
     def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
         """An origin's frames that end beyond a sequence number; at least one if there is any."""

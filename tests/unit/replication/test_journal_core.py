@@ -251,16 +251,6 @@ def test_links_refuse_the_wrong_group_region_and_format(pair: tuple[Region, Regi
         greet(clock=(1_000_000 + 6 * 60_000) << 16)
 
 
-def test_a_sender_without_the_history_says_so(pair: tuple[Region, Region]) -> None:
-    eu, us = pair
-    del eu.log.frames[0]
-    sender = Sender(eu.journal, eu.log, "channels", "us")
-    for request in Receiver(us.journal, "channels", "eu", PeerView()).open(["eu"]):
-        sender.on_message(request, 1_000_000)
-    with pytest.raises(errors.HistoryTruncated, match="held from 2, not from 1"):
-        sender.poll(1_000_000, {})
-
-
 def test_a_peers_error_is_raised_as_it_was_meant(pair: tuple[Region, Region]) -> None:
     _, us = pair
     receiver = Receiver(us.journal, "channels", "eu", PeerView())

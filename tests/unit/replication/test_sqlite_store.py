@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 from isthmus.channels.v1 import channel_pb2
+from isthmus.replication.v1 import snapshot_pb2
 
 from mesh.replication import errors
+from mesh.replication.core import snapshots
 from mesh.replication.core.journal import Journal, Recovered
 from mesh.replication.core.receipts import Receipt
 from mesh.replication.store.sqlite import RECEIPTS_KEPT_MS, SqliteStore
@@ -25,9 +27,9 @@ def open_store(folder: Path, group: str = "channels", region: str = "eu") -> Sql
 class Writer:
     """A journal over a store, without a committer."""
 
-    def __init__(self, store: SqliteStore, now_ms: int = 1_000_000) -> None:
+    def __init__(self, store: SqliteStore, now_ms: int = 1_000_000, region: str = "eu") -> None:
         self.store = store
-        self.journal = Journal("eu", [], b"digest", store.recover(), now_ms)
+        self.journal = Journal(region, [], b"digest", store.recover(), now_ms)
 
     def write(
         self, key: str, title: str, receipt: Receipt | None = None, now_ms: int = 1_000_000
@@ -216,3 +218,119 @@ def test_receipts_are_kept_for_a_day(tmp_path: Path) -> None:
     assert store.receipt("first", "m", "old") is None
     assert store.receipt("first", "m", "new") is not None
     store.close()
+
+
+def test_the_journal_is_cut_below_the_vector_and_the_watermark(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    writer = Writer(store)
+    origin = writer.journal.origin
+    for number in range(6):
+        writer.write("c1", f"title {number}")
+        writer.commit()
+        if number == 3:
+            writer.flush()
+    everything = {origin: 6}
+    size = store.journal_bytes
+    assert not store.trim(everything, size)  # so much is kept
+    assert not store.trim({}, 0)
+    assert store.trim({origin: 2}, 0) and not store.trim({origin: 2}, 0)
+    assert [frame.first for frame in store.after(origin, 0, 1 << 20)] == [3, 4, 5, 6]
+    assert store.trim(everything, 0) and not store.trim(everything, 0)
+    left = store.after(origin, 0, 1 << 20)
+    assert [frame.first for frame in left] == [5, 6]
+    assert store.journal_bytes == sum(len(frame.body) for frame in left) < size
+    store.close()
+    store = open_store(tmp_path)
+    assert store.journal_bytes == sum(len(frame.body) for frame in left)
+    assert same(store.recover(), writer.journal)
+    store.close()
+
+
+def test_a_journal_that_is_cut_to_nothing_goes_on(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    writer = Writer(store)
+    writer.write("c1", "a")
+    writer.commit()
+    writer.flush()
+    assert store.trim(writer.journal.vector, 0)
+    store.close()
+    store = open_store(tmp_path)
+    again = Writer(store)
+    assert same(store.recover(), writer.journal)
+    again.flush()
+    again.write("c1", "b")
+    again.commit()
+    store.close()
+    store = open_store(tmp_path)
+    assert same(store.recover(), again.journal)
+    store.close()
+
+
+def test_old_frames_go_first_and_as_many_as_are_too_much(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    writer = Writer(store)
+    for number in range(10):
+        writer.write("c1", f"title {number}")
+        writer.commit()
+    writer.flush()
+    keep = store.journal_bytes // 2
+    while store.trim(writer.journal.vector, keep):
+        pass
+    left = store.after(writer.journal.origin, 0, 1 << 20)
+    assert keep <= store.journal_bytes < keep + len(left[0].body)
+    assert left[-1].last == 10
+    store.close()
+
+
+def given(source: Writer, target: Writer, pieces: int | None = None) -> None:
+    """Hands a snapshot over, whole or in part, by way of the target's store."""
+    intake = target.journal.intake
+    request = intake.accept("us", 1_000_000)
+    assert request is not None
+    capture = source.journal.capture(request.id, 1_000_000)
+    first = request.pieces if request.id == capture.header.id else 0
+    start = snapshot_pb2.SnapshotStart(header=capture.header.encode(), first_piece=first)
+    intake.started("us", start, target.journal, 1_000_000)
+    number = first
+    while capture.has(number) and number != pieces:
+        piece = capture.piece(number, source.store.receipts)
+        message = snapshot_pb2.SnapshotPiece(id=capture.header.id, **piece._asdict())
+        intake.piece("us", message, 1_000_000)
+        target.commit()
+        number += 1
+    if intake.ready:
+        target.commit()
+
+
+def test_a_snapshot_is_staged_installed_and_recovered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(snapshots, "PIECE_BYTES", 150)
+    source = Writer(open_store(tmp_path / "us", region="us"), region="us")
+    receipt = Receipt("a", "m", "r1", b"d", "T", b"result", 1_000_000)
+    for number in range(8):
+        source.write(f"c{number}", "a", receipt if number == 3 else None)
+        source.commit()
+    target = Writer(open_store(tmp_path / "eu"))
+    target.write("own", "mine")
+    target.commit()
+    given(source, target, pieces=3)
+    assert (CHANNEL, "c0") not in target.store.recover().states
+    target.store.close()
+    target = Writer(open_store(tmp_path / "eu"))
+    progress = target.journal.intake.progress
+    assert progress is not None and progress.peer == "us" and progress.taken
+    source.write("c1", "later")
+    source.commit()
+    given(source, target)
+    target.write("c2", "on top")
+    target.commit()
+    store = target.store
+    assert store.receipt("a", "m", "r1") == receipt
+    store.close()
+    store = open_store(tmp_path / "eu")
+    found = store.recover()
+    assert same(found, target.journal) and found.staged is None
+    assert found.heads[source.journal.origin] != bytes(32)
+    store.close()
+    source.store.close()

@@ -120,6 +120,9 @@ class GroupStatus(_message.Message):
     DIGEST_FIELD_NUMBER: _builtins.int
     ENTITIES_FIELD_NUMBER: _builtins.int
     LINKS_FIELD_NUMBER: _builtins.int
+    HORIZON_FIELD_NUMBER: _builtins.int
+    JOURNAL_BYTES_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
     PAIRS_FIELD_NUMBER: _builtins.int
     INTEGRITY_FIELD_NUMBER: _builtins.int
@@ -129,6 +132,8 @@ class GroupStatus(_message.Message):
     while it is behind the state: what `pairs` says is proven under load too.
     """
     entities: _builtins.int
+    journal_bytes: _builtins.int
+    """The size of the journal's frames."""
     @_builtins.property
     def origin(self) -> _frame_pb2.Origin: ...
     @_builtins.property
@@ -137,6 +142,14 @@ class GroupStatus(_message.Message):
 
     @_builtins.property
     def links(self) -> _containers.RepeatedCompositeFieldContainer[_link_pb2.LinkStatus]: ...
+    @_builtins.property
+    def horizon(self) -> _frame_pb2.Vector:
+        """What every region has said that it holds durably: the journal is cut below it only."""
+
+    @_builtins.property
+    def snapshot(self) -> Global___SnapshotStatus:
+        """Unset unless a snapshot is coming in."""
+
     @_builtins.property
     def members(self) -> _members_pb2.MembersStatus: ...
     @_builtins.property
@@ -154,14 +167,45 @@ class GroupStatus(_message.Message):
         digest: _builtins.bytes = ...,
         entities: _builtins.int = ...,
         links: _abc.Iterable[_link_pb2.LinkStatus] | None = ...,
+        horizon: _frame_pb2.Vector | None = ...,
+        journal_bytes: _builtins.int = ...,
+        snapshot: Global___SnapshotStatus | None = ...,
         members: _members_pb2.MembersStatus | None = ...,
         pairs: _abc.Iterable[_digest_pb2.PairStatus] | None = ...,
         integrity: _digest_pb2.IntegrityStatus | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["integrity", b"integrity", "members", b"members", "origin", b"origin", "vector", b"vector"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["horizon", b"horizon", "integrity", b"integrity", "members", b"members", "origin", b"origin", "snapshot", b"snapshot", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "group", b"group", "integrity", b"integrity", "links", b"links", "members", b"members", "origin", b"origin", "pairs", b"pairs", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "group", b"group", "horizon", b"horizon", "integrity", b"integrity", "journal_bytes", b"journal_bytes", "links", b"links", "members", b"members", "origin", b"origin", "pairs", b"pairs", "snapshot", b"snapshot", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GroupStatus: _TypeAlias = GroupStatus  # noqa: Y015
+
+@_typing.final
+class SnapshotStatus(_message.Message):
+    """How far a snapshot has come in."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PEER_FIELD_NUMBER: _builtins.int
+    ENTITIES_TAKEN_FIELD_NUMBER: _builtins.int
+    ENTITIES_FIELD_NUMBER: _builtins.int
+    peer: _builtins.str
+    """The region that sends it."""
+    entities_taken: _builtins.int
+    entities: _builtins.int
+    def __init__(
+        self,
+        *,
+        peer: _builtins.str = ...,
+        entities_taken: _builtins.int = ...,
+        entities: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entities", b"entities", "entities_taken", b"entities_taken", "peer", b"peer"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SnapshotStatus: _TypeAlias = SnapshotStatus  # noqa: Y015

@@ -11,6 +11,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from isthmus.replication.v1 import digest_pb2 as _digest_pb2
 from isthmus.replication.v1 import frame_pb2 as _frame_pb2
+from isthmus.replication.v1 import snapshot_pb2 as _snapshot_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -43,6 +44,8 @@ class _LinkErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkE
     """The peer's clock is too far ahead."""
     LINK_ERROR_REASON_RESTORED_BACKUP: _LinkErrorReason.ValueType  # 7
     """The peer knows more of this region than the region itself: an old backup was restored."""
+    LINK_ERROR_REASON_SNAPSHOT_DAMAGED: _LinkErrorReason.ValueType  # 8
+    """A snapshot is not as it was sent. What came before stays good; it is asked for from there."""
     LINK_ERROR_REASON_EVICTED: _LinkErrorReason.ValueType  # 16
     """The peer was evicted from the group."""
     LINK_ERROR_REASON_LEFT: _LinkErrorReason.ValueType  # 17
@@ -66,6 +69,8 @@ LINK_ERROR_REASON_CLOCK_AHEAD: LinkErrorReason.ValueType  # 6
 """The peer's clock is too far ahead."""
 LINK_ERROR_REASON_RESTORED_BACKUP: LinkErrorReason.ValueType  # 7
 """The peer knows more of this region than the region itself: an old backup was restored."""
+LINK_ERROR_REASON_SNAPSHOT_DAMAGED: LinkErrorReason.ValueType  # 8
+"""A snapshot is not as it was sent. What came before stays good; it is asked for from there."""
 LINK_ERROR_REASON_EVICTED: LinkErrorReason.ValueType  # 16
 """The peer was evicted from the group."""
 LINK_ERROR_REASON_LEFT: LinkErrorReason.ValueType  # 17
@@ -82,6 +87,7 @@ class FollowRequest(_message.Message):
     CREDIT_FIELD_NUMBER: _builtins.int
     ACKNOWLEDGEMENT_FIELD_NUMBER: _builtins.int
     WANT_FIELD_NUMBER: _builtins.int
+    SNAPSHOT_FIELD_NUMBER: _builtins.int
     INQUIRY_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___FollowHello: ...
@@ -91,6 +97,8 @@ class FollowRequest(_message.Message):
     def acknowledgement(self) -> Global___Acknowledgement: ...
     @_builtins.property
     def want(self) -> Global___Want: ...
+    @_builtins.property
+    def snapshot(self) -> _snapshot_pb2.SnapshotRequest: ...
     @_builtins.property
     def inquiry(self) -> _digest_pb2.Inquiry:
         """Asks what the sender holds; one that came before and is not answered yet is forgotten."""
@@ -102,13 +110,14 @@ class FollowRequest(_message.Message):
         credit: Global___Credit | None = ...,
         acknowledgement: Global___Acknowledgement | None = ...,
         want: Global___Want | None = ...,
+        snapshot: _snapshot_pb2.SnapshotRequest | None = ...,
         inquiry: _digest_pb2.Inquiry | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "credit", b"credit", "hello", b"hello", "inquiry", b"inquiry", "message", b"message", "want", b"want"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "credit", b"credit", "hello", b"hello", "inquiry", b"inquiry", "message", b"message", "snapshot", b"snapshot", "want", b"want"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "credit", b"credit", "hello", b"hello", "inquiry", b"inquiry", "message", b"message", "want", b"want"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["acknowledgement", b"acknowledgement", "credit", b"credit", "hello", b"hello", "inquiry", b"inquiry", "message", b"message", "snapshot", b"snapshot", "want", b"want"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "credit", "acknowledgement", "want", "inquiry"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "credit", "acknowledgement", "want", "snapshot", "inquiry"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -124,6 +133,9 @@ class FollowResponse(_message.Message):
     FRAME_FIELD_NUMBER: _builtins.int
     HEARTBEAT_FIELD_NUMBER: _builtins.int
     ERROR_FIELD_NUMBER: _builtins.int
+    OFFER_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    PIECE_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___FollowHello: ...
@@ -134,6 +146,12 @@ class FollowResponse(_message.Message):
     @_builtins.property
     def error(self) -> Global___LinkError: ...
     @_builtins.property
+    def offer(self) -> _snapshot_pb2.SnapshotOffer: ...
+    @_builtins.property
+    def start(self) -> _snapshot_pb2.SnapshotStart: ...
+    @_builtins.property
+    def piece(self) -> _snapshot_pb2.SnapshotPiece: ...
+    @_builtins.property
     def answer(self) -> _digest_pb2.Answer: ...
     def __init__(
         self,
@@ -142,13 +160,16 @@ class FollowResponse(_message.Message):
         frame: _frame_pb2.Frame | None = ...,
         heartbeat: Global___Heartbeat | None = ...,
         error: Global___LinkError | None = ...,
+        offer: _snapshot_pb2.SnapshotOffer | None = ...,
+        start: _snapshot_pb2.SnapshotStart | None = ...,
+        piece: _snapshot_pb2.SnapshotPiece | None = ...,
         answer: _digest_pb2.Answer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "offer", b"offer", "piece", b"piece", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "offer", b"offer", "piece", b"piece", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "heartbeat", "error", "answer"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "heartbeat", "error", "offer", "start", "piece", "answer"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 
@@ -208,7 +229,9 @@ Global___FollowHello: _TypeAlias = FollowHello  # noqa: Y015
 
 @_typing.final
 class Credit(_message.Message):
-    """How much more the receiver can take. Adds to what was granted before."""
+    """How much more the receiver can take. Adds to what was granted before. A piece of a snapshot
+    takes bytes alone.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -1,0 +1,229 @@
+"""A snapshot that comes in: who gives it, how far it is, and what it makes of what is here.
+
+One peer gives it. Its pieces are staged durably as they come, so that a stream or a process that
+ends costs nothing; once the last is on disk, all become visible in one commit, at the snapshot's
+vector or beyond. No origin moves backwards: what is here beyond the vector stays, and joins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from isthmus.replication.v1 import snapshot_pb2
+
+from mesh.replication.core.clocks import MAX_AHEAD_MS, Origin, Vector, milliseconds
+from mesh.replication.core.entities import EntityKey, EntityState, join
+from mesh.replication.core.errors import (
+    ChainBroken,
+    ClockAhead,
+    LinkFault,
+    SnapshotDamaged,
+)
+from mesh.replication.core.receipts import Receipt
+from mesh.replication.core.snapshots import (
+    Header,
+    Install,
+    Piece,
+    Position,
+    Staged,
+    Staging,
+    chain,
+    read,
+    start,
+)
+
+if TYPE_CHECKING:
+    from mesh.replication.core.journal import Journal, Visible
+
+TAKEOVER_MS = 10_000
+"""After so long a silence of the peer that gives a snapshot, another one may."""
+
+
+class Progress(NamedTuple):
+    """How far a snapshot has come in, in entities; `peer` is empty after a restart."""
+
+    peer: str
+    taken: int
+    total: int
+
+
+class Intake:
+    """At most one snapshot; shared by all links of a region."""
+
+    def __init__(self, staged: Staged | None = None) -> None:
+        self._peer = ""
+        self._heard_ms: int | None = None
+        self._begin: Header | None = None
+        self._new: list[Piece] = []
+        self._stored = 0
+        if staged is not None:
+            try:
+                self._begin_with(Header.decode(staged.header))
+                for piece in staged.pieces:
+                    self._take(piece)
+            except LinkFault:
+                # Of another version, say: it is asked for anew.
+                self._begin = None
+            else:
+                self._stored = self._count
+                self._unsaid = False
+
+    def _begin_with(self, header: Header) -> None:
+        self._begin = header
+        self._peer = header.region
+        self._new = []
+        self._stored = 0
+        self._states: dict[EntityKey, EntityState] = {}
+        self._receipts: list[Receipt] = []
+        self._hash = start(header.encode())
+        self._count = 0
+        self._complete = False
+        self._unsaid = True
+
+    # What the links do.
+
+    def accept(self, peer: str, now_ms: int) -> snapshot_pb2.SnapshotRequest | None:
+        """A peer offers a snapshot: asks it for one, unless another peer gives it already."""
+        if self._begin is not None and self._complete:
+            return None
+        if self._peer not in ("", peer):
+            if self._heard_ms is None:
+                self._heard_ms = now_ms
+            if 0 <= now_ms - self._heard_ms < TAKEOVER_MS:
+                return None
+        self._peer = peer
+        self._heard_ms = now_ms
+        if self._begin is None:
+            return snapshot_pb2.SnapshotRequest()
+        return snapshot_pb2.SnapshotRequest(id=self._begin.id, pieces=self._count)
+
+    def started(
+        self, peer: str, message: snapshot_pb2.SnapshotStart, journal: Journal, now_ms: int
+    ) -> None:
+        """The peer says which snapshot it sends. Raises the `LinkFault` for which it is refused."""
+        if peer != self._peer or (self._begin is not None and self._complete):
+            return
+        self._heard_ms = now_ms
+        header = Header.decode(message.header)
+        if header.region != peer:
+            raise SnapshotDamaged(f"{peer} sends a snapshot of {header.region!r}")
+        for origin, position in header.positions.items():
+            ahead = milliseconds(position.clock) - now_ms
+            if ahead > MAX_AHEAD_MS:
+                raise ClockAhead(
+                    f"the snapshot of {peer} is {ahead / 1000:.0f} s ahead, at {origin}"
+                )
+            known = journal.head(origin)
+            if known[0] == position.sequence and known[1] != position.hash:
+                raise ChainBroken(f"the snapshot of {peer} tells another story of {origin}")
+        if self._begin is None or self._begin.id != header.id:
+            self._begin_with(header)
+            first = 0
+        else:
+            first = self._count
+        if message.first_piece > first:
+            raise SnapshotDamaged(f"{peer} goes on at piece {message.first_piece}, not at {first}")
+
+    def piece(self, peer: str, message: snapshot_pb2.SnapshotPiece, now_ms: int) -> None:
+        """Takes a piece; one that came before, or of another snapshot, is passed over.
+
+        Raises `SnapshotDamaged` and `FormatUnknown`.
+        """
+        begin = self._begin
+        if peer != self._peer or begin is None or self._complete or message.id != begin.id:
+            return
+        self._heard_ms = now_ms
+        if message.number < self._count:
+            return
+        piece = Piece(message.number, message.body, message.hash, message.last)
+        self._take(piece)
+        self._new.append(piece)
+
+    def _take(self, piece: Piece) -> None:
+        if piece.number != self._count:
+            raise SnapshotDamaged(f"piece {piece.number} came, and {self._count} was expected")
+        if chain(self._hash, piece.body, last=piece.last) != piece.hash:
+            raise SnapshotDamaged(f"piece {piece.number} does not follow from those before it")
+        states, receipts = read(piece.body)
+        assert self._begin is not None  # noqa: S101 # its callers looked
+        if piece.last and len(self._states) + len(states) != self._begin.entities:
+            raise SnapshotDamaged("a snapshot ends before all of its entities came")
+        self._states.update(states)
+        self._receipts += receipts
+        self._hash = piece.hash
+        self._count += 1
+        self._complete = piece.last
+
+    def durable(self, id: bytes, number: int) -> bool:
+        """Whether a piece takes no room any more: it is stored, or of no use."""
+        return self._begin is None or self._begin.id != id or number < self._stored
+
+    @property
+    def vector(self) -> Vector:
+        """Of what moment the snapshot is that comes in; empty if none does."""
+        return {} if self._begin is None else self._begin.vector
+
+    @property
+    def progress(self) -> Progress | None:
+        """How far a snapshot has come in; None if none is under way."""
+        if self._begin is None:
+            return None
+        return Progress(self._peer, len(self._states), self._begin.entities)
+
+    # What the journal does.
+
+    @property
+    def ready(self) -> bool:
+        """Whether the whole snapshot is on disk, and waits to be installed."""
+        return self._begin is not None and self._complete and self._stored == self._count
+
+    def staging(self) -> Staging | None:
+        """What came since the last commit, to be stored with the next."""
+        if self._begin is None or not (self._new or self._unsaid):
+            return None
+        header = self._begin.encode() if self._unsaid else None
+        staging = Staging(self._begin.id, header, self._new)
+        self._unsaid, self._new = False, []
+        return staging
+
+    def stored(self, staging: Staging) -> None:
+        """The commit is durable."""
+        if self._begin is None or self._begin.id != staging.id:
+            return  # another one took its place meanwhile
+        if staging.install is None:
+            self._stored += len(staging.pieces)
+        else:
+            self._begin = None
+            self._peer, self._heard_ms = "", None
+
+    def failed(self, staging: Staging) -> None:
+        """The commit was not stored: the same again with the next."""
+        if self._begin is not None and self._begin.id == staging.id:
+            self._unsaid = self._unsaid or staging.header is not None
+            self._new = staging.pieces + self._new
+
+    def install(
+        self,
+        committed: Mapping[EntityKey, EntityState],
+        positions: Mapping[Origin, Position],
+        visible: Visible,
+    ) -> Staging:
+        """What the whole snapshot makes of what is committed at these positions.
+
+        Notes in `visible` what changes by it.
+        """
+        assert self._begin is not None  # noqa: S101 # it is `ready`
+        for entity, state in self._states.items():
+            before = committed.get(entity)
+            after = join(before, state)
+            if after is not before and after is not None:
+                visible.before[entity] = before
+                visible.after[entity] = after
+                visible.living += (before is None or before.deleted) - after.deleted
+        merged = dict(positions)
+        for origin, position in self._begin.positions.items():
+            if origin not in merged or merged[origin].sequence < position.sequence:
+                merged[origin] = position
+        install = Install(visible.after, self._receipts, merged)
+        return Staging(self._begin.id, install=install)
