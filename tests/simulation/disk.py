@@ -16,6 +16,7 @@ from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState, checksum
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame, parse
 from mesh.replication.core.journal import Recovered
+from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recovery import Position, recover
 
 _OVERHEAD = 64
@@ -81,6 +82,10 @@ class Disk:
         """See `mesh.replication.store.Store.after`; a few at a time, as if they were large."""
         start = bisect_right(self._lasts.get(origin, []), sequence)
         return self._frames.get(origin, [])[start : start + 3]
+
+    def receipts(self, after: ReceiptKey, most_bytes: int, until_ms: int) -> list[Receipt]:
+        """See `mesh.replication.store.Store.receipts`; simulated writes leave none."""
+        return []
 
     def vector(self) -> Vector:
         """How far each origin would be known after a power cut now."""

@@ -150,6 +150,8 @@ class Stream:
         kind = message.WhichOneof("message")
         if kind == "heartbeat":
             target.hearing.heard_of(self._follower.view.clocks, now)
+        elif kind == "offer":
+            raise Violation(f"{peer} lacks what {target.name} needs next")
         elif kind == "hello":
             self.greeted = True
             self._follower.greeted(self)
