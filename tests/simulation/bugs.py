@@ -11,12 +11,23 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
-from mesh.replication.core import cells, entities, frames, journal, links, tokens
+from mesh.replication.core import (
+    cells,
+    entities,
+    frames,
+    horizon,
+    intake,
+    journal,
+    links,
+    snapshots,
+    tokens,
+)
 from mesh.replication.core.clocks import COUNTER_BITS, HybridClock, Origin
 from mesh.replication.core.columns import of_changes
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import EntityState
 from mesh.replication.core.journal import Batch, Journal
+from mesh.replication.core.snapshots import Position
 from tests.simulation.disk import Disk
 from tests.simulation.region import Region
 
@@ -273,4 +284,46 @@ def the_digest_is_not_told_of_every_change() -> Iterator[None]:
         real(self, [e for e in changed if e not in self._parts or e[1] != "c2"])
 
     with _replaced(Digest, "touch", touch):
+        yield
+
+
+@_bug
+def the_journal_is_cut_above_what_a_member_has() -> Iterator[None]:
+    with _replaced(horizon, "least", lambda vector, words: dict(vector)):
+        yield
+
+
+@_bug
+def a_snapshot_omits_the_heads_of_chains() -> Iterator[None]:
+    real = Journal.capture
+
+    def capture(self: Journal, id: bytes, now_ms: int) -> Any:
+        with _replaced(Journal, "head", lambda *_: Position(1, bytes(32), 1)):
+            return real(self, id, now_ms)
+
+    with _replaced(Journal, "capture", capture):
+        yield
+
+
+@_bug
+def a_snapshot_holds_what_came_after_it() -> Iterator[None]:
+    with _replaced(snapshots.Captures, "replaced", lambda self, changes: None):
+        yield
+
+
+@_bug
+def the_pieces_of_a_snapshot_are_not_checked() -> Iterator[None]:
+    real = intake.Intake._take
+
+    def take(self: Any, piece: Any) -> None:
+        with _replaced(intake, "chain", lambda *_, last: piece.hash):
+            real(self, piece)
+
+    with _replaced(intake.Intake, "_take", take):
+        yield
+
+
+@_bug
+def a_snapshot_takes_the_place_of_what_is_here() -> Iterator[None]:
+    with _replaced(intake, "join", lambda one, other: other):
         yield

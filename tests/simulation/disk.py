@@ -14,22 +14,25 @@ from dataclasses import dataclass, field
 from mesh.replication.core import entities
 from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState, checksum
-from mesh.replication.core.frames import GENESIS, Frame, StoredFrame, parse
+from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
 from mesh.replication.core.journal import Recovered
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recovery import Position, recover
+from mesh.replication.core.snapshots import Piece, Staged, Staging
 
 _OVERHEAD = 64
 
 
 @dataclass(frozen=True)
 class Record:
-    """One transaction: frames of a commit, or states of a flush."""
+    """One transaction: frames of a commit, states of a flush, or a cut of the journal."""
 
     size: int
     frames: tuple[Frame, ...] = ()
     states: Mapping[EntityKey, bytes] = field(default_factory=dict)
     watermark: Mapping[Origin, int] = field(default_factory=dict)
+    staging: Staging | None = None
+    cut: Mapping[Origin, int] = field(default_factory=dict)
 
 
 class Disk:
@@ -42,16 +45,21 @@ class Disk:
         """Another disk in its place: a backup, or an empty one."""
         self.records = list(records)
         self.synced = len(self.records)
-        self._frames: dict[Origin, list[StoredFrame]] = {}
+        self._frames: dict[Origin, list[tuple[StoredFrame, Frame]]] = {}
         self._lasts: dict[Origin, list[int]] = {}
+        self._positions: dict[Origin, Position] = {}
+        self._states: dict[EntityKey, bytes] = {}
+        self._header: bytes | None = None
+        self._pieces: list[Piece] = []
         self._place = 0
         for record in self.records:
             self._index(record)
 
-    def commit(self, frames: Iterable[Frame]) -> None:
+    def commit(self, frames: Iterable[Frame], staging: Staging | None = None) -> None:
         """Writes a commit, unsynced."""
         kept = tuple(frames)
-        self.records.append(Record(_OVERHEAD + sum(len(f.body) for f in kept), kept))
+        size = _OVERHEAD + sum(len(f.body) for f in kept)
+        self.records.append(Record(size, kept, staging=staging))
 
     def flush(
         self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None
@@ -60,6 +68,17 @@ class Disk:
         data = {entity: entities.encode(state) for entity, state in states.items()}
         size = _OVERHEAD + sum(map(len, data.values()))
         self.records.append(Record(size, (), data, dict(watermark or {})))
+
+    def trim(self, below: Mapping[Origin, int]) -> Vector:
+        """Cuts the journal, unsynced; see `mesh.replication.store.Store.trim`. Returns where."""
+        cut: Vector = {}
+        for origin, lasts in self._lasts.items():
+            most = min(below.get(origin, 0), self._positions[origin].flushed)
+            gone = bisect_right(lasts, most)
+            if gone:
+                cut[origin] = lasts[gone - 1]
+        self.records.append(Record(_OVERHEAD, cut=cut))
+        return cut
 
     def sync(self) -> None:
         """All that was written will survive a power cut; readers see it."""
@@ -81,7 +100,7 @@ class Disk:
     def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
         """See `mesh.replication.store.Store.after`; a few at a time, as if they were large."""
         start = bisect_right(self._lasts.get(origin, []), sequence)
-        return self._frames.get(origin, [])[start : start + 3]
+        return [stored for stored, _ in self._frames.get(origin, [])[start : start + 3]]
 
     def receipts(self, after: ReceiptKey, most_bytes: int, until_ms: int) -> list[Receipt]:
         """See `mesh.replication.store.Store.receipts`; simulated writes leave none."""
@@ -89,42 +108,62 @@ class Disk:
 
     def vector(self) -> Vector:
         """How far each origin would be known after a power cut now."""
-        return {origin: lasts[-1] for origin, lasts in self._lasts.items()}
+        return {origin: position.sequence for origin, position in self._positions.items()}
 
-    def frames(self, *, synced: bool = False) -> list[Frame]:
-        """All frames, or those that are synced, in the order of their commits."""
-        records = self.records[: self.synced] if synced else self.records
-        return [frame for record in records for frame in record.frames]
+    def frames(self) -> list[Frame]:
+        """All frames that are synced, in the order of their commits."""
+        found = [each for frames in self._frames.values() for each in frames]
+        return [frame for _, frame in sorted(found, key=lambda each: each[0].place)]
 
     def recover(self) -> Recovered:
         """What a process that opens the disk finds. A process's end is no power cut."""
         self.replace(self.records)
-        states: dict[EntityKey, bytes] = {}
-        flushed: Vector = {}
-        for record in self.records:
-            states.update(record.states)
-            flushed.update(record.watermark)
-        positions = {}
-        for origin, frames in self._frames.items():
-            mark = flushed.get(origin, 0)
-            at = bisect_right(self._lasts[origin], mark)
-            head = frames[at - 1].hash if at else GENESIS
-            last = frames[-1]
-            clock = parse(last.body, last.hash).newest
-            positions[origin] = Position(last.last, last.hash, mark, head, clock)
         ordered = sorted(
-            (frame for frames in self._frames.values() for frame in frames),
+            (stored for frames in self._frames.values() for stored, _ in frames),
             key=lambda frame: frame.place,
         )
-        rows = ((entity, data, checksum(entity, data)) for entity, data in states.items())
-        return recover(rows, positions, ordered)
+        rows = ((entity, data, checksum(entity, data)) for entity, data in self._states.items())
+        recovered = recover(rows, self._positions, ordered)
+        if self._header is not None:
+            recovered.staged = Staged(self._header, list(self._pieces))
+        return recovered
 
     def _index(self, record: Record) -> None:
         for frame in record.frames:
             self._place += 1
-            self._frames.setdefault(frame.origin, []).append(
-                StoredFrame(
-                    self._place, frame.origin, frame.first, frame.last, frame.body, frame.hash
-                )
+            origin = frame.origin
+            stored = StoredFrame(
+                self._place, origin, frame.first, frame.last, frame.body, frame.hash
             )
-            self._lasts.setdefault(frame.origin, []).append(frame.last)
+            self._frames.setdefault(origin, []).append((stored, frame))
+            self._lasts.setdefault(origin, []).append(frame.last)
+            before = self._positions.get(origin, Position(0, GENESIS, 0, GENESIS))
+            self._positions[origin] = before._replace(
+                sequence=frame.last, hash=frame.hash, clock=frame.newest
+            )
+        self._states.update(record.states)
+        for origin, sequence in record.watermark.items():
+            if sequence > self._positions[origin].flushed:
+                at = self._lasts[origin].index(sequence)
+                hash = self._frames[origin][at][0].hash
+                self._positions[origin] = self._positions[origin]._replace(
+                    flushed=sequence, flushed_hash=hash
+                )
+        if record.staging is not None:
+            self._stage(record.staging)
+        for origin, last in record.cut.items():
+            gone = bisect_right(self._lasts[origin], last)
+            del self._lasts[origin][:gone], self._frames[origin][:gone]
+
+    def _stage(self, staging: Staging) -> None:
+        if staging.header is not None:
+            self._header, self._pieces = staging.header, []
+        self._pieces += staging.pieces
+        if staging.install is None:
+            return
+        self._header, self._pieces = None, []
+        for entity, state in staging.install.states.items():
+            self._states[entity] = entities.encode(state)
+        for origin, (sequence, hash, clock) in staging.install.positions.items():
+            if origin not in self._positions or self._positions[origin].sequence < sequence:
+                self._positions[origin] = Position(sequence, hash, sequence, hash, clock)

@@ -150,7 +150,7 @@ class Stream:
         kind = message.WhichOneof("message")
         if kind == "heartbeat":
             target.hearing.heard_of(self._follower.view.clocks, now)
-        elif kind == "offer":
+        elif kind == "offer" and not target.world.disks_lost:
             raise Violation(f"{peer} lacks what {target.name} needs next")
         elif kind == "hello":
             self.greeted = True
@@ -178,6 +178,8 @@ class Stream:
             self._refuse(fault)
             return
         source.refuse(lost)
+        if not message.HasField("credit"):
+            source.words[self._target.name] = self._sender.durable
         for answer in answers:
             self._down.send(answer)
         self.pump()
@@ -198,13 +200,14 @@ class Stream:
 
     def _carried(self, message: link_pb2.FollowResponse) -> link_pb2.FollowResponse:
         path = self._source.world.paths[self._source.name, self._target.name]
-        if not path.tampering or not message.HasField("frame"):
+        kind = message.WhichOneof("message")
+        if not path.tampering or kind not in ("frame", "piece"):
             return message
         path.tampering = False
-        body = message.frame.body
         altered = link_pb2.FollowResponse()
         altered.CopyFrom(message)
-        altered.frame.body = body[:-1] + bytes([body[-1] ^ 1])
+        part = altered.frame if kind == "frame" else altered.piece
+        part.body = part.body[:-1] + bytes([part.body[-1] ^ 1]) if part.body else b"\1"
         return altered
 
     def _refuse(self, fault: LinkFault) -> None:

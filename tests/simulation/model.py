@@ -125,29 +125,48 @@ class Model:
             raise Violation(f"{region} shows write {number}, which was refused")
         held.writes |= 1 << number
 
-    def restarted(self, region: str, frames: Iterable[Frame], *, same_disk: bool) -> None:
-        """A region recovered these frames from its disk."""
+    def restarted(
+        self, region: str, frames: Iterable[Frame], vector: Vector, *, same_disk: bool
+    ) -> None:
+        """A region recovered from its disk, as of a vector; these frames are left there."""
         before = self.held[region]
         self.held[region] = Held()
-        self.shows(region, frames)
+        for frame in frames:
+            for _ in self._learn(frame):
+                pass
+        self.reaches(region, vector)
         missing = before.writes & ~self.held[region].writes
         if same_disk and missing:
             raise Violation(f"{region} lost {_named(missing)} in a restart")
 
-    def disk_lost(self, disks: Iterable[Iterable[Frame]]) -> None:
-        """A region's disk was replaced: these are all disks now.
+    def reaches(self, region: str, vector: Vector) -> None:
+        """A snapshot made all up to a vector visible in a region at once."""
+        held = self.held[region]
+        came = 0
+        for origin, last in vector.items():
+            for sequence in range(held.reached.get(origin, 0) + 1, last + 1):
+                if (origin, sequence) not in self._numbers:
+                    raise Violation(f"{region} shows {origin} at {sequence}, which nobody had")
+                came |= 1 << self._numbers[origin, sequence]
+            held.reached[origin] = max(last, held.reached.get(origin, 0))
+        held.writes |= came
+        for number in _bits(came):
+            self._show(region, held, number)
+
+    def disk_lost(self, disks: Iterable[Vector]) -> None:
+        """A region's disk was replaced: these vectors are what all disks hold now.
 
         What only the old one held may be gone, and its positions may be given anew.
         """
-        left: dict[tuple[Origin, int], int] = {}
+        held = list(disks)
+        self._numbers = {
+            (origin, sequence): number
+            for (origin, sequence), number in self._numbers.items()
+            if any(vector.get(origin, 0) >= sequence for vector in held)
+        }
         writes = 0
-        for frames in disks:
-            for frame in frames:
-                for place, change in enumerate(frame.changes):
-                    number = int(change.actor)
-                    left[frame.origin, frame.first + place] = number
-                    writes |= 1 << number
-        self._numbers = {at: number for at, number in self._numbers.items() if at in left}
+        for number in self._numbers.values():
+            writes |= 1 << number
         self.acknowledged &= writes
         self.tokens.clear()
 
@@ -239,6 +258,10 @@ class Model:
                     yield number, op
 
 
+def _bits(writes: int) -> list[int]:
+    return [n for n in range(writes.bit_length()) if writes >> n & 1]
+
+
 def _named(writes: int) -> str:
-    numbers = [str(n) for n in range(writes.bit_length()) if writes >> n & 1]
+    numbers = [str(n) for n in _bits(writes)]
     return f"write{'s' * (len(numbers) > 1)} {', '.join(numbers)}"

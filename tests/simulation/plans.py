@@ -171,6 +171,27 @@ def _lose(random: Random, names: list[str]) -> list[str]:
     return [f"lose {random.choice(names)}"]
 
 
+def _trim(random: Random, names: list[str]) -> list[str]:
+    """Journals are cut where all is stored; then a region may come back with less."""
+    lines = ["wait 1500", *(f"flush {name}" for name in names), "wait 30"]
+    lines += [_write(random, random.choice(names)), "wait 10", *(f"trim {n}" for n in names)]
+    if random.random() < 0.7:
+        name = random.choice(names)
+        others = [each for each in names if each != name]
+        if random.random() < 0.3:
+            lines.append(f"slow {name} {random.choice((10, 30))}")
+        lines += [*_maybe_wait(random), f"{random.choice(('lose', 'lose', 'restore'))} {name}"]
+        for _ in range(random.randint(1, 6)):  # while the snapshot is on its way
+            lines.append(_write(random, random.choice((name, *others))))
+            lines.append(f"wait {random.choice((2, 5, 10, 20, 30))}")
+            if random.random() < 0.3:
+                other = random.choice(others)
+                lines.append(random.choice((f"tamper {other}>{name}", f"flush {name}")))
+        if random.random() < 0.5:
+            lines += random.choice((_streams, _kill, _power))(random, names)
+    return lines
+
+
 def _clock(random: Random, names: list[str]) -> list[str]:
     name = random.choice(names)
     if random.random() < 0.3:
@@ -199,6 +220,7 @@ FAULTS: tuple[Maker, ...] = (
     _flush,
     _backup,
     _lose,
+    _trim,
     _clock,
     _version,
     _tamper,

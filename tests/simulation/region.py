@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from isthmus.channels.v1 import channel_pb2
 
 from mesh.replication import Transaction, WriteContext
-from mesh.replication.core import entities, links
+from mesh.replication.core import entities, horizon, links
+from mesh.replication.core.clocks import Vector, covers
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import LinkFault
@@ -62,7 +63,9 @@ class Region:
         self.up = True
         self._life += 1
         recovered = self.disk.recover()
-        self.world.model.restarted(self.name, self.disk.frames(), same_disk=self._same_disk)
+        self.world.model.restarted(
+            self.name, self.disk.frames(), self.disk.vector(), same_disk=self._same_disk
+        )
         self._same_disk = True
         # The number of its life is what chance gives to each in a process.
         self.journal = Journal(
@@ -73,7 +76,8 @@ class Region:
         self.followers = {peer: Follower(self, peer) for peer in self.peers}
         self._pending: dict[int, tuple[Write, int]] = {}
         self._linked: set[str] = set()
-        self._busy = False
+        self._busy = self._installing = False
+        self.words: dict[str, Vector] = {peer: {} for peer in self.peers}
         self._unflushed = set(recovered.replayed)
         self._flushing: list[EntityKey] = []
         self._watermark = dict(recovered.vector)
@@ -110,7 +114,7 @@ class Region:
         self.disk.replace(records)
         self._same_disk = False
         self.world.disks_lost = True
-        self.world.model.disk_lost(r.disk.frames(synced=True) for r in self.world.regions.values())
+        self.world.model.disk_lost(r.disk.vector() for r in self.world.regions.values())
 
     def living(self, do: Callable[[], None]) -> Callable[[], None]:
         """`do`, unless this life is over by then."""
@@ -174,8 +178,9 @@ class Region:
         if batch is None:
             return
         self._busy = True
+        self._installing = batch.staging is not None and batch.staging.install is not None
         if not self.disk_full:
-            self.disk.commit(batch.frames)
+            self.disk.commit(batch.frames, batch.staging)
         outcome = self._failed if self.disk_full else self._stored
         self.world.timeline.after(self.disk_ms, self.living(lambda: outcome(batch)))
 
@@ -183,6 +188,10 @@ class Region:
         self._busy = False
         self.disk.sync()
         visible = self.journal.stored(batch)
+        if self._installing:
+            self.world.model.reaches(self.name, batch.vector)
+            self.world.snapshots += 1
+        self._installing = False
         self.world.model.shows(self.name, visible.frames)
         self._unflushed |= visible.after.keys()
         for write in batch.writes:
@@ -195,7 +204,7 @@ class Region:
         self.commit()
 
     def _failed(self, batch: Batch) -> None:
-        self._busy = False
+        self._busy = self._installing = False
         self.refuse(self.journal.failed(batch))
         self.world.timeline.after(RETRY_MS, self.living(self.commit))
 
@@ -208,7 +217,7 @@ class Region:
                 self._flush_piece()
 
     def _flush_piece(self) -> None:
-        if not self._flushing:
+        if not self._flushing or self._installing:
             return
         piece = self._flushing[-FLUSH_PIECE:]
         del self._flushing[-FLUSH_PIECE:]
@@ -216,6 +225,16 @@ class Region:
         self.disk.flush(states, None if self._flushing else self._watermark)
         if self._flushing and not self._busy:
             self.world.timeline.after(FLUSH_MS, self.living(self._flush_piece))
+
+    def trim(self) -> None:
+        """Cuts the journal as far as it may be."""
+        if not self.up:
+            return
+        below = horizon.least(self.journal.vector, self.words.values())
+        cut = self.disk.trim(self.journal.captures.pinned(below, self.wall_ms))
+        for other in self.world.regions.values():
+            if not self.world.disks_lost and not covers(other.disk.vector(), cut):
+                raise Violation(f"{self.name} cuts what {other.name} has not on disk yet")
 
     # Its links.
 

@@ -23,6 +23,7 @@ start NAME
 slow NAME MS                  what a commit takes
 full|room NAME                commits fail; or work again
 flush NAME                    stores states behind the journal
+trim NAME                     cuts the journal below what all have, and what is stored
 backup|restore NAME           keeps a copy of the disk; sets it back, and starts
 lose NAME                     an empty disk in its place, and starts
 clock NAME MS                 moves the wall clock
@@ -39,10 +40,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from typing import Any
+from unittest.mock import patch
 
 from isthmus.channels.v1 import channel_pb2
 
 from mesh.replication import AlreadyExists, NotFound, NotReplicated, Transaction
+from mesh.replication.core import snapshots
 from tests.simulation.model import Op, Violation
 from tests.simulation.reading import check_entity, check_reads
 from tests.simulation.region import OLDER, Region
@@ -69,14 +72,16 @@ class Failure(Exception):
 def play(lines: Iterable[str]) -> World:
     """Runs a script. Raises `Failure` for whatever goes wrong in it, and `StepError`."""
     script = Script()
-    for number, line in enumerate(lines, 1):
-        if line.strip() and not line.startswith("#"):
-            try:
-                script.run(line)
-            except StepError:
-                raise
-            except Exception as error:
-                raise Failure(number, line, error) from error
+    # A piece of a snapshot for each entity: else none would break in the middle.
+    with patch.object(snapshots, "PIECE_BYTES", 1):
+        for number, line in enumerate(lines, 1):
+            if line.strip() and not line.startswith("#"):
+                try:
+                    script.run(line)
+                except StepError:
+                    raise
+                except Exception as error:
+                    raise Failure(number, line, error) from error
     return script.world
 
 
@@ -248,6 +253,9 @@ class Script:
 
     def do_flush(self, name: str) -> None:
         self.world.regions[name].flush()
+
+    def do_trim(self, name: str) -> None:
+        self.world.regions[name].trim()
 
     def do_backup(self, name: str) -> None:
         region = self.world.regions[name]

@@ -9,6 +9,7 @@ from mesh.replication.core.errors import (
     FormatUnknown,
     HistoryTruncated,
     LinkFault,
+    SnapshotDamaged,
     WrongGroup,
     WrongRegion,
 )
@@ -17,7 +18,7 @@ from tests.simulation.network import Path, Timeline
 from tests.simulation.reading import check_reads
 from tests.simulation.region import Region
 
-_NEVER = (ChainBroken, FormatUnknown, HistoryTruncated, WrongGroup, WrongRegion)
+_NEVER = (ChainBroken, FormatUnknown, HistoryTruncated, SnapshotDamaged, WrongGroup, WrongRegion)
 SETTLED_WITHIN_MS = 60_000
 _STEP_MS = 50
 
@@ -30,6 +31,8 @@ class World:
         self.model = Model(names)
         self.tampered = False
         self.disks_lost = False
+        self.snapshots = 0
+        """How many were installed."""
         self.paths = {(a, b): Path(self.timeline, a, b) for a in names for b in names if a != b}
         self.regions: dict[str, Region] = {}
         for name in names:
