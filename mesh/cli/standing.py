@@ -46,6 +46,7 @@ class Agreement:
 
     `differing`: regions at one vector whose digests are not equal, which must never be. One that
     has not hashed all yet gives none.
+    `parked`: regions that hold changes which they cannot read yet: they are not compared.
     `converged`: all regions that answered are at one vector.
     """
 
@@ -54,6 +55,7 @@ class Agreement:
     converged: bool
     differing: tuple[str, ...]
     digest: str
+    parked: tuple[str, ...] = ()
 
 
 async def ask(topology: Topology, identity: Path, regions: Iterable[str]) -> list[Standing]:
@@ -115,9 +117,14 @@ def agreements(standings: Iterable[Standing]) -> list[Agreement]:
 
 def _compare(group: str, members: list[Standing]) -> Agreement:
     by_vector: dict[tuple[tuple[str, int, int], ...], dict[str, bytes]] = defaultdict(dict)
+    parked = []
     for standing in members:
         assert standing.status is not None  # noqa: S101  `agreements` took no other
-        by_vector[vector(standing.status)][standing.region] = standing.status.group.digest
+        found = by_vector[vector(standing.status)]
+        if standing.status.group.parked:
+            parked.append(standing.region)
+        else:
+            found[standing.region] = standing.status.group.digest
     differing = [
         region
         for digests in by_vector.values()
@@ -131,6 +138,7 @@ def _compare(group: str, members: list[Standing]) -> Agreement:
         len(by_vector) == 1,
         tuple(differing),
         digests.pop().hex() if len(digests) == 1 else "",
+        tuple(parked),
     )
 
 

@@ -81,6 +81,9 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
         if standing.status is None:
             whom = ask[standing.workload] if standing.edge else f"see {_REGION_DOWN}"
             print(f"{standing.region}/{standing.workload}: {standing.problem}: {whom}")
+    for standing in standings:
+        for line in _parked(standing):
+            print(line)
     for agreement in found:
         print(_sentence(agreement))
 
@@ -135,6 +138,22 @@ def _lags(status: GetStatusResponse) -> list[str]:
     ]
 
 
+def _parked(standing: Standing) -> list[str]:
+    """What a workload keeps and cannot read."""
+    from mesh.cli import output
+
+    status = standing.status
+    if status is None:
+        return []
+    return [
+        f"{standing.region}/{standing.workload}: parked: {each.changes} changes of {each.type} "
+        + (f"{each.field} (merge rule {each.rule})" if each.rule else f"(kind {each.kind})")
+        + (f" since {output.local_time(each.since.ToDatetime())}" if each.HasField("since") else "")
+        + ": a newer version will read them, see docs/runbooks/replication.md"
+        for each in status.group.parked
+    ]
+
+
 def _sentence(agreement: Agreement) -> str:
     regions = ", ".join(agreement.regions)
     if agreement.differing:
@@ -142,6 +161,8 @@ def _sentence(agreement: Agreement) -> str:
             f"{agreement.group}: DIFFERENT DATA in {', '.join(agreement.differing)} after the same "
             "changes: see docs/runbooks/replication.md"
         )
+    if agreement.parked:
+        return f"{agreement.group}: not comparable: parked changes in {', '.join(agreement.parked)}"
     if agreement.converged and len(agreement.regions) > 1:
         return f"{agreement.group}: {regions} hold identical data (digest {agreement.digest[:12]})"
     if agreement.converged:

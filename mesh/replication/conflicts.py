@@ -23,10 +23,17 @@ def view(conflict: Conflict, schema: EntitySchema) -> ConflictView:
         key=conflict.entity[1],
         generation=conflict.generation,
         field=schema.name_of(conflict.path),
-        rule=_WITHOUT_FIELD.get(conflict.rule) or Merge(conflict.rule).name,
+        rule=_rule(conflict.rule),
         read=_value(conflict.read, conflict.path, schema),
         other=_value(conflict.other, conflict.path, schema),
     )
+
+
+def _rule(number: int) -> str:
+    try:
+        return _WITHOUT_FIELD.get(number) or Merge(number).name
+    except ValueError:
+        return str(number)  # a newer version noted it, and this one reads its store
 
 
 def versions(state: EntityState, schema: EntitySchema, field: str) -> list[Value]:

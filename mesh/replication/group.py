@@ -26,6 +26,7 @@ from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import DELETE, EntityKey
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.journal import SALT_BITS, Journal, Visible, Write
+from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
 from mesh.replication.core.tokens import reduced
 from mesh.replication.errors import DurabilityPending, NotYetHere, RightsShort
@@ -34,6 +35,7 @@ from mesh.replication.links import Dial, Links
 from mesh.replication.membership import ENTITY as MEMBERS
 from mesh.replication.membership import Limits, Membership
 from mesh.replication.operations import Operations
+from mesh.replication.parked import Parked
 from mesh.replication.rendering import Renderer
 from mesh.replication.rights import Rights
 from mesh.replication.schema import ClassOf, GroupSchema, generated_class
@@ -146,6 +148,7 @@ class Group:
         self._links = Links(self)
         self._rights = Rights(journal, schema, self._submit)
         self._scrubber = Scrubber(self)
+        self._parked = Parked(name, journal, schema)
         self._tick: asyncio.Task[None] | None = None
         self._entities = sum(not state.deleted for state in journal.committed.values())
         self._thread = threading.get_ident()
@@ -168,6 +171,7 @@ class Group:
         on_applied: Callable[[Applied], None] | None = None,
         class_of: ClassOf = generated_class,
         keep_bytes: int = KEPT_BYTES,
+        known: Known = KNOWN,
     ) -> Group:
         """Opens, recovers and starts a group.
 
@@ -175,13 +179,14 @@ class Group:
         that is silent for `lost_after` seconds is not reachable. `home` is the region that decides
         about members at first (default: the first by name), the same in all; who is beyond `limits`
         is marked. `on_applied` is called for each frame of another region; `keep_bytes` of the
-        journal are kept although all have them. Raises `SchemaError` and `StoreError`.
+        journal are kept although all have them; what comes and is not `known` is parked. Raises
+        `SchemaError` and `StoreError`.
         """
         schema = GroupSchema((*contract.group_entities(name), MEMBERS), class_of)
         digest = contract.group_digests.get(name, b"")
         others = tuple(peer for peer in peers if peer != region)
         store = await asyncio.to_thread(
-            SqliteStore, folder, name, region, digest, schema.history_types
+            SqliteStore, folder, name, region, digest, schema.history_types, known
         )
         try:
             remembered = await asyncio.to_thread(store.resident_fields, schema.resident_fields)
@@ -192,7 +197,9 @@ class Group:
             raise
         # The time alone may come again, with a clock that is set back and a disk that is lost.
         salt = secrets.randbits(SALT_BITS)
-        journal = Journal(region, others, digest, recovered, clock() // 1_000_000, salt, home)
+        journal = Journal(
+            region, others, digest, recovered, clock() // 1_000_000, salt, home, known
+        )
         group = cls(
             name,
             journal,
@@ -453,7 +460,7 @@ class Group:
             ),
             vector=vector_to_proto(journal.vector),
             digest=self._scrubber.digest(),
-            entities=self._entities,
+            entities=self._entities - self._parked.beside,
             links=self._links.status(),
             members=self.members.status(),
             pairs=journal.integrity.pairs(self.peers, self.now_ms()),
@@ -461,6 +468,8 @@ class Group:
             horizon=vector_to_proto(self._horizon.vector),
             journal_bytes=self.log.journal_bytes,
             snapshot=self._horizon.snapshot(),
+            parked=self._parked.status(),
+            entities_of_unknown_types=self._parked.foreign,
         )
 
     # For the links.
@@ -526,6 +535,7 @@ class Group:
                 self._on_applied(self._applied(frame))
         if self.members.look(visible):
             self._acknowledging.look()
+        self._parked.look(visible)
         self._links.committed()
         self._committing.look()
         self._rights.look(visible.after)

@@ -18,7 +18,7 @@ from isthmus.replication.v1 import link_pb2, link_pb2_grpc
 
 from mesh.replication.core import links as core
 from mesh.replication.core.clocks import Vector, covers
-from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.errors import FormatUnknown, LinkFault
 from mesh.replication.core.journal import Journal, Write
 
 _log = logging.getLogger("isthmus.replication")
@@ -120,6 +120,7 @@ class _Follower:
         self.lost: frozenset[str] = frozenset()
         self._streams: set[_Stream] = set()
         self._last_error = ""
+        self._unreadable = ""
         self._missing: tuple[Vector, int] | None = None
 
     async def run(self, dial: Dial) -> None:
@@ -186,12 +187,18 @@ class _Follower:
             level = logging.ERROR if fault else logging.INFO
             _log.log(level, "group %s: link from %s: %s", self._group.name, self.peer, message)
         self._last_error = message
+        if isinstance(error, FormatUnknown):
+            self._unreadable = message
         return fault
 
     def greeted(self) -> None:
         """The peer answered."""
         self._last_error = ""
         _log.info("group %s: link from %s is up", self._group.name, self.peer)
+
+    def took_frame(self) -> None:
+        """A frame came and could be read."""
+        self._unreadable = ""
 
     def committed(self) -> None:
         """More is committed here."""
@@ -222,7 +229,8 @@ class _Follower:
             lag_changes=self._lag_changes(),
             lag=_duration(self._group.now_ms() - self._missing[1] if self._missing else 0),
             silence=None if silence is None else _duration(silence),
-            last_error=self._last_error,
+            # A frame that cannot be read waits where it is, in sight, however often it is tried.
+            last_error=self._unreadable or self._last_error,
         )
 
     def note_lag(self) -> None:
@@ -290,6 +298,8 @@ class _Stream:
     def _take(self, message: link_pb2.FollowResponse) -> None:
         self._group.heard(self._follower.peer)
         self._group.refuse(self._receiver.on_message(message, self._group.now_ms()))
+        if message.HasField("frame"):
+            self._follower.took_frame()
         if message.WhichOneof("message") in ("frame", "start", "piece"):
             self._group.frames_came()
         else:

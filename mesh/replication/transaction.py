@@ -337,13 +337,19 @@ class Transaction:
         is lost. What that home writes until it hears of the move loses, in every region, and shows
         as a conflict. The values of HOME_REGION fields do not move: they stay where they were
         written, unseen until that region is the home again or the entity is deleted.
-        Raises `NotFound`, `NotHome`, and `NotReplicated` if `to` is no region of the group.
+        Raises `NotFound`, `NotHome`, and `NotReplicated` if `to` is no region of the group, or if
+        changes of the entity are parked here.
         """
         schema = self._of(type)
         self._living(schema, key)
         entity = (schema.name, key)
         state = self._look(entity)
         assert state is not None  # noqa: S101 # it lives
+        if self._journal.parks(entity):
+            raise NotReplicated(
+                f"{schema.name} {key!r} has changes that this region's version cannot read, and so "
+                "cannot move: move it from a region of a newer version"
+            )
         origin, regions = self._journal.origin, self._journal.regions
         moved = residency.moving(schema, entity, state, to, origin, regions, take=take)
         if moved is not None:

@@ -150,6 +150,10 @@ def _observe_group(meter: metrics.Meter, group: Group) -> None:
     def entities(_: CallbackOptions) -> Iterable[Observation]:
         return [Observation(group.status().entities, {"group": group.name})]
 
+    def parked(_: CallbackOptions) -> Iterable[Observation]:
+        waiting = sum(each.changes for each in group.status().parked)
+        return [Observation(waiting, {"group": group.name})]
+
     for name, field, unit, text in (
         ("lag_changes", "lag_changes", "1", "The peer's changes that are not applied here yet."),
         ("lag", "lag", "s", "Age of the oldest change of the peer that is not applied here."),
@@ -172,6 +176,12 @@ def _observe_group(meter: metrics.Meter, group: Group) -> None:
         )
     meter.create_observable_gauge(
         "isthmus_replication_entities", [entities], unit="1", description="Entities in the group."
+    )
+    meter.create_observable_gauge(
+        "isthmus_replication_parked_changes",
+        [parked],
+        unit="1",
+        description="Changes that wait here for a version that can read them.",
     )
 
 

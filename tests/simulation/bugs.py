@@ -242,12 +242,12 @@ def the_watermark_is_stored_before_the_states() -> Iterator[None]:
 def recovery_forgets_the_journal_above_the_watermark() -> Iterator[None]:
     real = Disk.recover
 
-    def recover(disk: Disk) -> Any:
-        recovered = real(disk)
+    def recover(disk: Disk, known: Any) -> Any:
+        recovered = real(disk, known)
         for entity in recovered.replayed:
             data = [r.states[entity] for r in disk.records if entity in r.states]
             if data:
-                recovered.states[entity] = entities.decode(data[-1])
+                recovered.states[entity] = entities.decode(data[-1], known.rules)
         return recovered
 
     with _replaced(Disk, "recover", recover):
@@ -326,4 +326,54 @@ def the_pieces_of_a_snapshot_are_not_checked() -> Iterator[None]:
 @_bug
 def a_snapshot_takes_the_place_of_what_is_here() -> Iterator[None]:
     with _replaced(intake, "join", lambda one, other: other):
+        yield
+
+
+@_bug
+def cells_of_unknown_rules_are_dropped() -> Iterator[None]:
+    real = entities.received
+
+    def received(change: Any) -> EntityState:
+        state = real(change)
+        return state._replace(cells={k: c for k, c in state.cells.items() if k[1] > 0})
+
+    with _replaced(frames, "received", received):
+        yield
+
+
+@_bug
+def a_change_that_cannot_be_read_is_skipped() -> Iterator[None]:
+    real = entities.received
+
+    def received(change: Any) -> EntityState:
+        unread = any(rule < 0 for _, rule in change.shape)
+        return real(change._replace(shape=(), content=b"") if unread else change)
+
+    with _replaced(frames, "received", received):
+        yield
+
+
+@_bug
+def a_downgrade_drops_the_states_of_unknown_rules() -> Iterator[None]:
+    real = entities._put
+
+    def put(of: Any, key: Any, state: Any) -> None:
+        if key[1] > 0:
+            real(of, key, state)
+
+    with _replaced(entities, "_put", put):
+        yield
+
+
+@_bug
+def an_upgrade_does_not_take_up_what_was_parked() -> Iterator[None]:
+    real = entities.read
+
+    def read(data: bytes, rules: Any) -> Any:
+        state, unread = real(data, rules)
+        with _replaced(entities, "fold", lambda kept, rule, field: (None, kept)):
+            parked, _ = real(data, rules)
+        return (parked if unread else state), unread
+
+    with _replaced(entities, "read", read):
         yield

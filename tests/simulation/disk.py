@@ -16,6 +16,7 @@ from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState, checksum
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
 from mesh.replication.core.journal import Recovered
+from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recovery import Position, recover
 from mesh.replication.core.snapshots import Piece, Staged, Staging
@@ -115,7 +116,7 @@ class Disk:
         found = [each for frames in self._frames.values() for each in frames]
         return [frame for _, frame in sorted(found, key=lambda each: each[0].place)]
 
-    def recover(self) -> Recovered:
+    def recover(self, known: Known = KNOWN) -> Recovered:
         """What a process that opens the disk finds. A process's end is no power cut."""
         self.replace(self.records)
         ordered = sorted(
@@ -123,7 +124,7 @@ class Disk:
             key=lambda frame: frame.place,
         )
         rows = ((entity, data, checksum(entity, data)) for entity, data in self._states.items())
-        recovered = recover(rows, self._positions, ordered)
+        recovered = recover(rows, self._positions, ordered, known)
         if self._header is not None:
             recovered.staged = Staged(self._header, list(self._pieces))
         return recovered

@@ -9,11 +9,13 @@ from isthmus.channels.v1 import channel_pb2
 
 from mesh.replication import Transaction, WriteContext
 from mesh.replication.core import entities, horizon, links
+from mesh.replication.core.cells import SET
 from mesh.replication.core.clocks import Vector, covers
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.journal import Batch, Journal, Write
+from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import Hearing
 from mesh.replication.schema import GroupSchema
 from tests.simulation.disk import Disk, Record
@@ -35,6 +37,9 @@ SLOWEST_ACK_MS = 2000
 OLDER = GroupSchema(contract("profile", "labels").group_entities("channels"))
 """The merge schema of a contract that does not have two of the fields yet."""
 
+OLDER_KNOWN = Known(KNOWN.rules - {SET}, KNOWN.kinds)
+"""What the version that runs with it reads: one of the two is under a rule that is new as well."""
+
 
 class Region:
     """A region's process, its disk and its clock, which outlive the process."""
@@ -45,7 +50,7 @@ class Region:
         self.peers = peers
         self.disk = Disk()
         self.backup: list[Record] = []
-        self.schema = SCHEMA
+        self.newest = True
         self.skew_ms = 0
         self.drift = 0.0
         self.disk_ms = 2
@@ -53,6 +58,16 @@ class Region:
         self.up = False
         self._life = 0
         self._same_disk = True
+
+    @property
+    def schema(self) -> GroupSchema:
+        """The merge schema of its contract."""
+        return SCHEMA if self.newest else OLDER
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """The fields that nobody can read here."""
+        return frozenset() if self.newest else frozenset({"labels"})
 
     # Its life.
 
@@ -62,14 +77,15 @@ class Region:
             return
         self.up = True
         self._life += 1
-        recovered = self.disk.recover()
+        known = KNOWN if self.newest else OLDER_KNOWN
+        recovered = self.disk.recover(known)
         self.world.model.restarted(
             self.name, self.disk.frames(), self.disk.vector(), same_disk=self._same_disk
         )
         self._same_disk = True
         # The number of its life is what chance gives to each in a process.
         self.journal = Journal(
-            self.name, self.peers, b"digest", recovered, self.wall_ms, self._life
+            self.name, self.peers, b"digest", recovered, self.wall_ms, self._life, known=known
         )
         self.hearing = Hearing(self.peers)
         self.serving: dict[Stream, None] = {}
@@ -84,6 +100,12 @@ class Region:
         for follower in self.followers.values():
             follower.open()
         self.world.timeline.after(TICK_MS, self.living(self._tick))
+
+    def run_version(self, *, newest: bool) -> None:
+        """The process ends, and one of another version starts."""
+        self.kill()
+        self.newest = newest
+        self.start()
 
     def kill(self) -> None:
         """Ends the process at once; its peers' connections break."""

@@ -28,8 +28,8 @@ backup|restore NAME           keeps a copy of the disk; sets it back, and starts
 lose NAME                     an empty disk in its place, and starts
 clock NAME MS                 moves the wall clock
 drift NAME PERCENT            the wall clock goes so much faster
-older|newer NAME              restarts with the older or the newest contract
-settle                        ends all faults and waits until all are equal
+older|newer NAME              restarts with the older or the newest version and contract
+settle                        ends all faults, waits until all are equal, then upgrades all
 check KEY F=V...|deleted      the same in every region
 check equal                   digests and vectors
 
@@ -48,9 +48,8 @@ from mesh.replication import AlreadyExists, NotFound, NotReplicated, Transaction
 from mesh.replication.core import snapshots
 from tests.simulation.model import Op, Violation
 from tests.simulation.reading import check_entity, check_reads
-from tests.simulation.region import OLDER, Region
+from tests.simulation.region import Region
 from tests.simulation.world import World
-from tests.support.regions import SCHEMA
 
 Channel = channel_pb2.Channel
 _HIDDEN_FROM_OLDER = ("profile", "labels")
@@ -136,14 +135,14 @@ class Script:
             kept = values
             if verb == "create":
                 generation += 1
-                if region.schema is OLDER:
+                if not region.newest:
                     kept = {n: v for n, v in values.items() if not n.startswith(_HIDDEN_FROM_OLDER)}
             ops.append(Op(key, generation, verb, kept))
 
         def change(transaction: Transaction) -> None:
             for op in ops:
                 found = transaction.get(Channel, op.key)
-                check_entity(model, f"a writer in {name} sees", op.key, seen, found)
+                check_entity(model, f"a writer in {name} sees", op.key, seen, found, region.hidden)
                 _change(transaction, op.key, verb, values)
 
         number = model.plan(seen)
@@ -155,7 +154,7 @@ class Script:
             if may:
                 raise Violation(f"refused without a reason: {error}") from error
         except NotReplicated:
-            if region.schema is not OLDER:
+            if region.newest:
                 raise
         else:
             if not may:
@@ -281,16 +280,10 @@ class Script:
         region.skew_ms += before - region.wall_ms
 
     def do_older(self, name: str) -> None:
-        self._upgrade(name, OLDER)
+        self.world.regions[name].run_version(newest=False)
 
     def do_newer(self, name: str) -> None:
-        self._upgrade(name, SCHEMA)
-
-    def _upgrade(self, name: str, schema: Any) -> None:
-        region = self.world.regions[name]
-        region.kill()
-        region.schema = schema
-        region.start()
+        self.world.regions[name].run_version(newest=True)
 
     def do_settle(self) -> None:
         self.world.settle()

@@ -75,6 +75,7 @@ class Answers:
         if integrity.suspect(entity, now_ms) or integrity.damages.in_memory(entity) is not None:
             # Of two that differ each joins the other's; of one that is known to be damaged none.
             copy.damaged = not integrity.damages.is_divergence(entity)
+        copy.parked = self._journal.parks(entity)
         if state is not None and not copy.damaged:
             copy.state = encode(state)
         return copy
@@ -94,6 +95,7 @@ class Answers:
                 digest_pb2.EntityFingerprint(
                     entity=entity_to_proto(entity),
                     fingerprint=digest.part(entity).to_bytes(32, "big"),
+                    parked=self._journal.parks(entity),
                 )
                 for entity in digest.within(asked.first, end)
             ],

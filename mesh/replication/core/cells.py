@@ -17,6 +17,7 @@ BOUNDED_COUNTER  {origin: row of running totals}, the highest of each: see `rule
 SET        ({dot: element}, {origin: highest}, dots): additions win over concurrent removals
 MAP        ({dot: (clock, entry)}, {origin: highest}, dots): the same, for each key of the map
 KEEP_BOTH  ({dot: (clock, value)}, {origin: highest}, dots): concurrent values all stay
+others     (states, {stamp: delta}): kept unmerged for a newer version: see `rules.parked`
 
 A value is the canonical encoding of the field inside its parent message, tag included; the empty
 value is a cleared field.
@@ -32,6 +33,7 @@ from mesh.replication.core.rules.dots import Dot, Read
 from mesh.replication.core.rules.escrow import Escrow
 from mesh.replication.core.rules.ordered import Max, Min
 from mesh.replication.core.rules.orset import Set
+from mesh.replication.core.rules.parked import Parked
 from mesh.replication.core.rules.registers import KeepBoth, Map
 from mesh.replication.core.rules.rule import Rule, Stamp, State, Unseen, Version
 from mesh.replication.core.rules.stamped import First, Latest
@@ -73,16 +75,27 @@ MESSAGE is none: it shows in the paths of its fields' cells.
 
 latest, first, maximum, minimum = Latest(), First(), Max(), Min()
 counter, escrow, orset, registers, both = Counter(), Escrow(), Set(), Map(), KeepBoth()
+parked = Parked()
 
-RULES: Final[Mapping[int, Rule]] = {
-    LATEST: latest,
-    FIRST: first,
-    MAX: maximum,
-    MIN: minimum,
-    COUNTER: counter,
-    BOUNDED_COUNTER: escrow,
-    SET: orset,
-    MAP: registers,
-    KEEP_BOTH: both,
-}
-"""The rules by number. A frame is refused when it is parsed if it uses any other."""
+
+class _Rules(dict[int, Rule]):
+    def __missing__(self, number: int) -> Rule:
+        if number < 0:
+            return parked
+        raise KeyError(number)
+
+
+RULES: Final[Mapping[int, Rule]] = _Rules(
+    {
+        LATEST: latest,
+        FIRST: first,
+        MAX: maximum,
+        MIN: minimum,
+        COUNTER: counter,
+        BOUNDED_COUNTER: escrow,
+        SET: orset,
+        MAP: registers,
+        KEEP_BOTH: both,
+    }
+)
+"""The rules by number. What comes under any other is parked, under that number below zero."""

@@ -24,7 +24,7 @@ from mesh.replication.core.answers import MOST_LISTED, entity_to_proto
 from mesh.replication.core.clocks import Vector, covers, vector_from_proto, vector_to_proto
 from mesh.replication.core.damage import DIVERGENCE, Offer
 from mesh.replication.core.digest import BUCKETS
-from mesh.replication.core.entities import EntityKey, decode, join
+from mesh.replication.core.entities import EntityKey, EntityState, decode, join
 from mesh.replication.core.errors import LinkFault
 
 if TYPE_CHECKING:
@@ -61,12 +61,17 @@ class Piece:
 
 
 class Comparison:
-    """With one peer, as this region sees it. `compared` and `differed` count ranges."""
+    """With one peer, as this region sees it. `compared` and `differed` count ranges.
+
+    `parked`: the peer holds changes that it cannot read. Their entities, and those that have any
+    here, are not comparable.
+    """
 
     def __init__(self, journal: Journal, integrity: Integrity, peer: str) -> None:
         self.equal_up_to: Vector | None = None
         self.compared = 0
         self.differed = 0
+        self.parked = False
         self._journal = journal
         self._integrity = integrity
         self._peer = peer
@@ -90,6 +95,7 @@ class Comparison:
             peer=self._peer,
             ranges_compared=self.compared,
             ranges_differed=self.differed,
+            parked=self._incomparable,
             buckets_left=BUCKETS - self._cursor + sum(p.end - p.first for p in waiting),
         )
         if self.equal_up_to is not None:
@@ -187,7 +193,7 @@ class Comparison:
             damage = open.get((False, (copy.entity.type, copy.entity.key)))
             if damage is not None and not copy.damaged:
                 try:
-                    state = decode(copy.state) if copy.state else None
+                    state = self._decoded(copy) if copy.state else None
                 except LinkFault:
                     continue
                 damage.offers[self._peer] = Offer(self._vector, state)
@@ -250,7 +256,7 @@ class Comparison:
         elif told.digest == self._integrity.digest.range_sum(piece.first, piece.end):
             self._proven()
         else:
-            self.differed += 1
+            self.differed += not self._incomparable
             held = sum(1 for _ in self._integrity.digest.within(piece.first, piece.end))
             if held > _MOST_DESCENDED:
                 self._split(piece, 4, now_ms)
@@ -266,12 +272,18 @@ class Comparison:
             return
         digest = self._integrity.digest
         theirs = {(e.entity.type, e.entity.key): e.fingerprint for e in told.entities}
+        unread = {(e.entity.type, e.entity.key) for e in told.entities if e.parked}
+        if self.parked:  # what a change of an unknown kind created may be missing there
+            unread |= set(digest.within(piece.first, piece.end)) - theirs.keys()
         differing = [
             entity
             for entity in theirs.keys() | set(digest.within(piece.first, piece.end))
             if entity not in touched
+            and entity not in unread
+            and not self._journal.parks(entity)
             and digest.part(entity) != int.from_bytes(theirs.get(entity, b""), "big")
         ]
+        self.differed += bool(differing) and self._incomparable
         for entity in differing:
             self._differs(entity, now_ms)
         if differing:
@@ -293,7 +305,8 @@ class Comparison:
             mine = self._journal.committed.get(entity)
             if copy.damaged:
                 continue
-            if copy.state and join(mine, decode(copy.state)) is not mine:
+            skipped = copy.parked or self._journal.parks(entity)
+            if not skipped and copy.state and join(mine, self._decoded(copy)) is not mine:
                 self._differs(entity, now_ms)
                 continue
             piece.restless.discard(entity)
@@ -301,6 +314,13 @@ class Comparison:
             self._again(piece, now_ms)
         else:
             self._proven()
+
+    def _decoded(self, copy: digest_pb2.EntityCopy) -> EntityState:
+        return decode(copy.state, self._journal.known.rules)
+
+    @property
+    def _incomparable(self) -> bool:
+        return self.parked or not self._journal.reads_all
 
     def _differs(self, entity: EntityKey, now_ms: int) -> None:
         if not self._integrity.suspect(entity, now_ms):

@@ -8,13 +8,14 @@ generation a delete wins and ends every cell; else cells join one by one. Of the
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from functools import lru_cache, partial
 from itertools import groupby
 from typing import NamedTuple
 
-from mesh.replication.core.cells import LATEST, RULES, Stamp, State
-from mesh.replication.core.errors import ChainBroken, FormatUnknown
+from mesh.replication.core.cells import LATEST, RULES, Stamp, State, parked
+from mesh.replication.core.errors import ChainBroken
+from mesh.replication.core.rules.parked import Kept, fold
 from mesh.replication.core.shapes import (
     CellKey,
     Packed,
@@ -203,7 +204,9 @@ def encode(state: EntityState) -> bytes:
         shape = tuple(key for key, _ in cells)
         parts += (_stamp(stamp), _shape(shape), piece(pack(shape, (value for _, value in cells))))
     for key in others:
-        parts += (piece(key[0]), varint(key[1]), piece(RULES[key[1]].encode(state.cells[key])))
+        path, rule = key
+        name = varint(rule) if rule > 0 else varint(0) + varint(-rule)
+        parts += (piece(path), name, piece(RULES[rule].encode(state.cells[key])))
     return b"".join(parts)
 
 
@@ -244,8 +247,13 @@ def _shape(shape: Shape) -> bytes:
     return varint(len(shape)) + b"".join(piece(path) for path, _ in shape)
 
 
-def decode(data: bytes) -> EntityState:
-    """The state of canonical bytes. Raises `FormatUnknown` and `ChainBroken`."""
+def decode(data: bytes, rules: Container[int] = RULES) -> EntityState:
+    """The state of canonical bytes; `rules` are those that are known. Raises `ChainBroken`."""
+    return read(data, rules)[0]
+
+
+def read(data: bytes, rules: Container[int]) -> tuple[EntityState, bool]:
+    """As `decode`; and whether anything is parked in it, or was until now."""
     generation, at = read_varint(data, 0)
     deleted, at = read_varint(data, at)
     created, at = _read_stamp(data, at)
@@ -260,16 +268,41 @@ def decode(data: bytes) -> EntityState:
         content, at = read_piece(data, at)
         packed = Packed(shape, changed if stamp == changed[:3] else (*stamp, ""), content)
         if count == 1 and at == len(data):
-            return EntityState(generation, bool(deleted), created, changed, packed)
+            return EntityState(generation, bool(deleted), created, changed, packed), False
         cells.update(packed.items())
+    unread = False
     while at < len(data):
         path, at = read_piece(data, at)
         number, at = read_varint(data, at)
-        cell, at = read_piece(data, at)
-        if number not in RULES:
-            raise FormatUnknown(f"merge rule {number} is not known to this version")
-        cells[path, number] = RULES[number].decode(cell)
-    return EntityState(generation, bool(deleted), created, changed, cells)
+        if number in rules:
+            cell, at = read_piece(data, at)
+            _put(cells, (path, number), RULES[number].decode(cell))
+            continue
+        unread = True
+        if number:  # a version that knew the rule left its state
+            cell, at = read_piece(data, at)
+            _put(cells, (path, -number), Kept(frozenset({cell})))
+        else:
+            number, at = read_varint(data, at)
+            cell, at = read_piece(data, at)
+            _resume(cells, (path, number), parked.decode(cell), rules)
+    return EntityState(generation, bool(deleted), created, changed, cells), unread
+
+
+def _put(cells: dict[CellKey, State], key: CellKey, state: State) -> None:
+    mine = cells.get(key)
+    cells[key] = state if mine is None else RULES[key[1]].join(mine, state)
+
+
+def _resume(cells: dict[CellKey, State], key: CellKey, kept: Kept, rules: Container[int]) -> None:
+    """Takes what was parked under a rule: if that is known by now, as the rule's own."""
+    path, number = key
+    if number in rules:
+        state, kept = fold(kept, RULES[number], numbers(path)[-1])
+        if state is not None:
+            _put(cells, key, state)
+    if kept.states or kept.deltas:
+        _put(cells, (path, -number), kept)
 
 
 def _read_stamp(data: bytes, at: int) -> tuple[Stamp, int]:
@@ -305,8 +338,8 @@ def render(state: EntityState, rules: Mapping[bytes, int], key_field: bytes) -> 
     """The entity as a serialized message, its key included; empty if it is deleted.
 
     `rules` says, for paths that the reader's contract knows, under which rule it reads them; of
-    unknown paths the cell of the highest rule is taken. `key_field` is the encoded key field, and
-    no cell stands for it.
+    unknown paths the cell of the highest rule is taken, unless the contract knows the same field as
+    a whole or in parts. `key_field` is the encoded key field, and no cell stands for it.
     """
     if state.deleted:
         return b""
@@ -315,7 +348,7 @@ def render(state: EntityState, rules: Mapping[bytes, int], key_field: bytes) -> 
         return _render_packed(state.cells, rules, key_number, key_field)
     chosen: dict[bytes, int] = {}
     for path, number in sorted(state.cells):
-        if rules.get(path, number) == number and numbers(path)[0] != key_number:
+        if _reads(rules, path, number) and numbers(path)[0] != key_number:
             chosen[path] = number
     leaves = _leaves(state, chosen)
     leaves.append(((key_number,), key_field))
@@ -332,11 +365,22 @@ def _render_packed(
         if key_due and number >= key_number:
             parts.append(key_field)
             key_due = False
-        if number != key_number and rules.get(path, rule) == rule:
+        if number != key_number and _reads(rules, path, rule):
             parts.append(value)
     if key_due:
         parts.append(key_field)
     return b"".join(parts)
+
+
+def _reads(rules: Mapping[bytes, int], path: bytes, rule: int) -> bool:
+    """Whether a contract with these rules reads a cell, by its name or as an unknown field."""
+    mine = rules.get(path)
+    if mine is not None:
+        return mine == rule
+    way = numbers(path)
+    return not any(
+        way[: len(known)] == known or known[: len(way)] == way for known in map(numbers, rules)
+    )
 
 
 def _leaves(state: EntityState, chosen: Mapping[bytes, int]) -> list[tuple[tuple[int, ...], bytes]]:

@@ -17,7 +17,6 @@ from typing import NamedTuple, Protocol, TypeVar
 from google.protobuf.message import DecodeError
 from isthmus.replication.v1 import frame_pb2
 
-from mesh.replication.core import cells
 from mesh.replication.core.clocks import (
     Origin,
     Vector,
@@ -25,10 +24,9 @@ from mesh.replication.core.clocks import (
     vector_from_proto,
     vector_to_proto,
 )
-from mesh.replication.core.columns import Columns
+from mesh.replication.core.columns import Columns, of_changes
 from mesh.replication.core.entities import (
     DELETE,
-    UPSERT,
     Change,
     EntityKey,
     EntityState,
@@ -38,6 +36,7 @@ from mesh.replication.core.entities import (
     received,
 )
 from mesh.replication.core.errors import ChainBroken, FormatUnknown, LinkFault
+from mesh.replication.core.parked import KNOWN, Known, beside, parked_shape
 from mesh.replication.core.receipts import Receipt, ReceiptKey, from_proto, to_proto
 from mesh.replication.core.shapes import Packed, Shape, interned, places
 from mesh.replication.core.wire import numbers
@@ -79,6 +78,7 @@ class Frame:
         "last",
         "newest",
         "origin",
+        "parked",
         "receipts",
         "states",
     )
@@ -103,6 +103,8 @@ class Frame:
         self.last = first + self.count - 1
         self.columns = columns
         self.states: Sequence[EntityState] = ()
+        self.parked: frozenset[EntityKey] = frozenset()
+        """The entities in which something of it waits for a version that can read it."""
         self.dependencies = dependencies
         self.dependency_clocks = dependency_clocks or {}
         self.receipts = receipts
@@ -238,11 +240,11 @@ def _shape_to_proto(shape: Shape) -> frame_pb2.Shape:
     return frame_pb2.Shape(paths=[path for path, _ in shape], rules=[rule for _, rule in shape])
 
 
-def parse(body: bytes, hash: bytes) -> Frame:
+def parse(body: bytes, hash: bytes, known: Known = KNOWN) -> Frame:
     """Reads a frame's columns; its chain is checked where it is received.
 
-    Raises `FormatUnknown` for a format or merge rule of a newer version, and `ChainBroken` if the
-    columns contradict each other.
+    What in it is not `known` is parked. Raises `FormatUnknown` for the format of a newer version,
+    and `ChainBroken` if the columns contradict each other.
     """
     try:
         message = frame_pb2.FrameBody.FromString(body)
@@ -254,7 +256,7 @@ def parse(body: bytes, hash: bytes) -> Frame:
         raise FormatUnknown(f"{where} has format {message.format}; this version reads {FORMAT}")
     dependencies = vector_from_proto(message.dependencies)
     try:
-        shapes = [_shape_from_proto(shape) for shape in message.shapes]
+        shapes = [_shape_from_proto(shape, known) for shape in message.shapes]
         clocks = dict(zip(dependencies, message.dependency_clocks, strict=True))
         columns = _columns(message, shapes)
         receipts = from_proto(message.receipts, columns)
@@ -262,8 +264,8 @@ def parse(body: bytes, hash: bytes) -> Frame:
         raise ChainBroken(f"{where} is damaged: its columns do not match") from None
     except LinkFault as fault:
         raise type(fault)(f"{where} {fault}") from None
-    if not set(columns.kinds) <= {UPSERT, DELETE}:
-        raise FormatUnknown(f"{where} holds a kind of change that this version does not know")
+    if 0 in columns.kinds:
+        raise ChainBroken(f"{where} is damaged: it holds a change of no kind")
     if not columns.entities or not message.first_sequence or columns.writes_left[-1]:
         raise ChainBroken(f"{where} is damaged: it does not hold whole writes")
     frame = Frame(
@@ -282,19 +284,36 @@ def parse(body: bytes, hash: bytes) -> Frame:
     )
     if largest >= _TOO_LARGE:
         raise ChainBroken(f"{where} is damaged: a number in it is beyond all reason")
+    if not known.kinds.issuperset(columns.kinds):
+        frame.columns = columns = _beside(columns, known)
+    elif not any(rule < 0 for shape in shapes for _, rule in shape):
+        return frame
+    frame.parked = frozenset(
+        entity
+        for entity, shape in zip(columns.entities, columns.shapes, strict=True)
+        if any(rule < 0 for _, rule in shape)
+    )
     return frame
 
 
-def _shape_from_proto(message: frame_pb2.Shape) -> Shape:
-    for rule in message.rules:
-        if rule not in cells.RULES:
-            raise FormatUnknown(f"uses merge rule {rule}, unknown to this version")
+def _beside(columns: Columns, known: Known) -> Columns:
+    """The columns of a frame with the changes of unknown kinds put beside their entities."""
+    changed = [
+        change if change.kind in known.kinds else beside(change)
+        for change in columns.changes(Origin("", 0))
+    ]
+    return of_changes(changed)
+
+
+def _shape_from_proto(message: frame_pb2.Shape, known: Known) -> Shape:
+    if 0 in message.rules:
+        raise ChainBroken("is damaged: it names no merge rule")
     if not all(map(_is_path, message.paths)):
         raise ChainBroken("is damaged: it names a field that cannot be")
     shape = tuple(zip(message.paths, message.rules, strict=True))
     if len(set(shape)) < len(shape):
         raise ChainBroken("is damaged: it names a field twice")
-    return interned(shape)
+    return interned(parked_shape(shape, known))
 
 
 @lru_cache(maxsize=4096)

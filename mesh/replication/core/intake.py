@@ -20,6 +20,7 @@ from mesh.replication.core.errors import (
     LinkFault,
     SnapshotDamaged,
 )
+from mesh.replication.core.parked import KNOWN, Known, resume
 from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.snapshots import (
     Header,
@@ -51,7 +52,8 @@ class Progress(NamedTuple):
 class Intake:
     """At most one snapshot; shared by all links of a region."""
 
-    def __init__(self, staged: Staged | None = None) -> None:
+    def __init__(self, staged: Staged | None = None, known: Known = KNOWN) -> None:
+        self._known = known
         self._peer = ""
         self._heard_ms: int | None = None
         self._begin: Header | None = None
@@ -76,6 +78,7 @@ class Intake:
         self._stored = 0
         self._states: dict[EntityKey, EntityState] = {}
         self._receipts: list[Receipt] = []
+        self._unread: set[EntityKey] = set()
         self._hash = start(header.encode())
         self._count = 0
         self._complete = False
@@ -145,11 +148,12 @@ class Intake:
             raise SnapshotDamaged(f"piece {piece.number} came, and {self._count} was expected")
         if chain(self._hash, piece.body, last=piece.last) != piece.hash:
             raise SnapshotDamaged(f"piece {piece.number} does not follow from those before it")
-        states, receipts = read(piece.body)
+        states, receipts, unread = read(piece.body, self._known.rules)
         assert self._begin is not None  # noqa: S101 # its callers looked
         if piece.last and len(self._states) + len(states) != self._begin.entities:
             raise SnapshotDamaged("a snapshot ends before all of its entities came")
         self._states.update(states)
+        self._unread |= unread
         self._receipts += receipts
         self._hash = piece.hash
         self._count += 1
@@ -214,6 +218,7 @@ class Intake:
         Notes in `visible` what changes by it.
         """
         assert self._begin is not None  # noqa: S101 # it is `ready`
+        resumed, gone = resume(self._states, self._known)
         for entity, state in self._states.items():
             before = committed.get(entity)
             after = join(before, state)
@@ -225,5 +230,6 @@ class Intake:
         for origin, position in self._begin.positions.items():
             if origin not in merged or merged[origin].sequence < position.sequence:
                 merged[origin] = position
-        install = Install(visible.after, self._receipts, merged)
+        self._unread = (self._unread | resumed) - gone
+        install = Install(visible.after, self._receipts, merged, frozenset(self._unread))
         return Staging(self._begin.id, install=install)

@@ -48,6 +48,7 @@ from mesh.replication.core.frames import (
 from mesh.replication.core.intake import Intake
 from mesh.replication.core.integrity import Integrity
 from mesh.replication.core.merging import Merging
+from mesh.replication.core.parked import KNOWN, Known, Unread, beside_of, holds, unread
 from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.recent import Recent
 from mesh.replication.core.residents import Resident, Residents, Settled
@@ -157,7 +158,8 @@ class Recovered:
     `clocks` are those of the last change of each origin.
     `replayed` are the entities whose stored state is behind `states`; `fingerprints` are those of
     states as stored; `damaged` are entities whose stored state could not be read, and why.
-    `staged` is a snapshot that had come in part.
+    `staged` is a snapshot that had come in part. `gone` are entities that are stored and no longer
+    there; `parked` are those in which something waits for a newer version.
     """
 
     states: dict[EntityKey, EntityState] = field(default_factory=dict)
@@ -170,13 +172,16 @@ class Recovered:
     damaged: dict[EntityKey, str] = field(default_factory=dict)
     residents: dict[EntityKey, EntityState] = field(default_factory=dict)
     staged: Staged | None = None
+    gone: set[EntityKey] = field(default_factory=set)
+    parked: set[EntityKey] = field(default_factory=set)
 
 
 class Journal:
     """The state machine of a group in one region.
 
     `salt` is chosen by chance, for the incarnations that it takes (`SALT_BITS`). `home` is the
-    region that decides about members until something is decided; the same in all regions.
+    region that decides about members until something is decided; the same in all regions. What
+    comes and is not `known` is parked.
 
     `committed` and `vector` always belong together. An origin's tail is vouched for by all peers
     before it is continued: a write that comes earlier goes under a new incarnation, so that a
@@ -192,6 +197,7 @@ class Journal:
         now_ms: int,
         salt: int = 0,
         home: str = "",
+        known: Known = KNOWN,
     ) -> None:
         peers = tuple(peers)
         self.region = region
@@ -205,6 +211,8 @@ class Journal:
         """What changes applied in this life depend on, of other origins than their own."""
         self.waiting: dict[Origin, deque[Frame]] = {}
         self.residents = Residents(recovered.residents)
+        self.known = known
+        self._parked = recovered.parked
         self._heads = recovered.heads
         self._received = dict(recovered.vector)
         self._received_heads = dict(recovered.heads)
@@ -217,7 +225,7 @@ class Journal:
         self.integrity = Integrity(self, recovered.fingerprints)
         self.captures = Captures()
         """The snapshots that others are given."""
-        self.intake = Intake(recovered.staged)
+        self.intake = Intake(recovered.staged, known)
         """The snapshot that this region is given."""
         lives = [origin for origin in self.vector if origin.region == region]
         self._home = home or min(region, *peers)
@@ -300,7 +308,7 @@ class Journal:
         `ChainBroken`, `HistoryTruncated` (a gap before it), `FormatUnknown`, `ClockAhead`, and
         `RestoredBackup` if it is this very origin's; it is not kept then.
         """
-        frame = parse(body, hash)
+        frame = parse(body, hash, self.known)
         origin = frame.origin
         if regions is not None and origin.region not in regions:
             raise WrongRegion(
@@ -497,6 +505,7 @@ class Journal:
         clocks = dict(self.seen.clocks)
         for frame in batch.frames:
             self._heads[frame.origin] = frame.hash
+            self._parked |= frame.parked
             clocks[frame.origin] = frame.newest
             for origin, sequence in frame.dependencies.items():
                 if sequence > self.implied.get(origin, 0):
@@ -528,6 +537,7 @@ class Journal:
         self.intake.stored(staging)
         if staging.install is None:
             return
+        self._parked |= staging.install.parked
         for origin, (sequence, hash, clock) in staging.install.positions.items():
             self._heads[origin] = hash
             clocks[origin] = clock
@@ -629,6 +639,30 @@ class Journal:
     def digest(self) -> bytes:
         """The digest of what is committed, tombstones included: 32 bytes."""
         return self.integrity.digest.value()
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether nothing here waits for a newer version.
+
+        If something does, the digest is not to be compared: other regions may have read it.
+        """
+        while self._parked:
+            entity = next(iter(self._parked))
+            state = self.committed.get(entity)
+            if state is not None and holds(state):
+                return False
+            self._parked.discard(entity)  # what a delete ended waits no more
+        return True
+
+    def parks(self, entity: EntityKey) -> bool:
+        """Whether a change of an entity waits here for a newer version."""
+        state = self.committed.get(entity)
+        waits = entity in self._parked and state is not None and holds(state)
+        return waits or beside_of(entity) in self._parked
+
+    def unread(self) -> list[Unread]:
+        """What waits here for a newer version, by type, path and rule."""
+        return list(unread(self.committed, self._parked))
 
 
 def _receipts(writes: Iterable[Write]) -> Iterator[tuple[int, Receipt]]:

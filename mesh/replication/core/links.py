@@ -23,7 +23,7 @@ from mesh.replication.core.clocks import (
     vector_from_proto,
     vector_to_proto,
 )
-from mesh.replication.core.frames import FORMATS, FrameLog, StoredFrame
+from mesh.replication.core.frames import FORMAT, FORMATS, FrameLog, StoredFrame
 from mesh.replication.core.handing import Giving, Taking
 from mesh.replication.core.journal import Journal, Write
 
@@ -85,9 +85,9 @@ def check_hello(
     region = message.origin.region
     if region != peer or region == own_region:
         raise errors.WrongRegion(f"{peer} says that it is {region!r}; here is {own_region!r}")
-    if not set(message.formats) & set(FORMATS):
+    if FORMAT not in message.formats:
         raise errors.FormatUnknown(
-            f"{peer} reads the frame formats {list(message.formats)}, here they are {list(FORMATS)}"
+            f"{peer} reads the frame formats {list(message.formats)}, here {FORMAT} is written"
         )
     ahead = milliseconds(message.clock) - now_ms
     if ahead > MAX_AHEAD_MS:
@@ -210,6 +210,7 @@ class Receiver:
         own = self._journal.origin
         if vector.get(own, 0) > self._journal.vector.get(own, 0):
             raise errors.RestoredBackup(f"{self._peer} knows more of {own} than is here")
+        self._journal.integrity.with_peer(self._peer).parked = message.parked
 
     def settle(self) -> list[link_pb2.FollowRequest]:
         """After a commit: acknowledges what is durable, and grants what it freed."""
@@ -355,6 +356,7 @@ class Sender:
                 vector=vector_to_proto(self._journal.vector),
                 clock=self._journal.clock.tick(now_ms),
                 heard={region: clock for region, clock in heard.items() if region != self._peer},
+                parked=not self._journal.reads_all,
             )
         )
 

@@ -29,7 +29,10 @@ from mesh.replication.core.wire import (
 )
 
 CellKey = tuple[bytes, int]
-"""A cell: the path of field numbers as consecutive varints, and its merge rule."""
+"""A cell: the path of field numbers as consecutive varints, and its merge rule.
+
+The rule is below zero in a parked cell: one under a rule that this version does not know.
+"""
 
 Shape = tuple[CellKey, ...]
 """The cells that a change covers, in the order of their field numbers."""

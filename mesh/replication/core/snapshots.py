@@ -12,7 +12,7 @@ and what a capture still needs is noted when it is replaced (copy on write).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -20,6 +20,7 @@ from google.protobuf.message import DecodeError
 from isthmus.replication.v1 import frame_pb2, snapshot_pb2
 
 from mesh.replication.core import entities
+from mesh.replication.core.cells import RULES
 from mesh.replication.core.clocks import Origin, Vector, origin_from_proto
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import FormatUnknown, LinkFault, SnapshotDamaged
@@ -125,21 +126,25 @@ def chain(previous: bytes, body: bytes, *, last: bool) -> bytes:
 
 
 class Contents(NamedTuple):
-    """What is in a piece."""
+    """What is in a piece; `unread` are those of its entities in which something is parked."""
 
     states: dict[EntityKey, EntityState]
     receipts: list[Receipt]
+    unread: set[EntityKey]
 
 
-def read(body: bytes) -> Contents:
-    """Reads a piece. Raises `SnapshotDamaged` and `FormatUnknown`."""
+def read(body: bytes, rules: Container[int] = RULES) -> Contents:
+    """Reads a piece, knowing some merge rules. Raises `SnapshotDamaged` and `FormatUnknown`."""
+    unread: set[EntityKey] = set()
     try:
         message = snapshot_pb2.SnapshotBody.FromString(body)
         types = list(message.type_names)
-        states = {
-            (types[type_at], key): entities.decode(state)
-            for type_at, key, state in zip(message.types, message.keys, message.states, strict=True)
-        }
+        states: dict[EntityKey, EntityState] = {}
+        for type_at, key, data in zip(message.types, message.keys, message.states, strict=True):
+            entity = types[type_at], key
+            states[entity], some = entities.read(data, rules)
+            if some:
+                unread.add(entity)
     except FormatUnknown:
         raise
     except (DecodeError, ValueError, IndexError, LinkFault) as error:
@@ -148,7 +153,7 @@ def read(body: bytes) -> Contents:
         Receipt(r.actor, r.method, r.request_id, r.request_digest, r.response_type, r.response, ms)
         for r, ms in zip(message.receipts, message.receipt_times, strict=False)
     ]
-    return Contents(states, receipts)
+    return Contents(states, receipts, unread)
 
 
 class Capture:
@@ -283,11 +288,13 @@ class Install(NamedTuple):
     """What a snapshot makes of what is here: stored in one transaction, in place of its pieces.
 
     `states` are those that differ from what was committed; `positions` those of all origins then.
+    `parked` are entities in which something waits for a newer version.
     """
 
     states: Mapping[EntityKey, EntityState]
     receipts: list[Receipt]
     positions: Mapping[Origin, Position]
+    parked: frozenset[EntityKey] = frozenset()
 
 
 @dataclass

@@ -7,9 +7,10 @@ it stays where it is.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 from mesh.replication.core import entities
+from mesh.replication.core.cells import RULES
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import JournalDamaged, LinkFault
 from mesh.replication.core.residents import Settled
@@ -28,12 +29,12 @@ def keep(cursor: sqlite3.Cursor, settled: Settled) -> None:
     )
 
 
-def load(reader: sqlite3.Connection) -> dict[EntityKey, EntityState]:
-    """The section as it was stored. Raises `JournalDamaged`."""
+def load(reader: sqlite3.Connection, rules: Container[int] = RULES) -> dict[EntityKey, EntityState]:
+    """The section as it was stored, under the `rules` that are known. Raises `JournalDamaged`."""
     found = {}
     try:
         for type, key, state in reader.execute("SELECT type, key, state FROM residents"):
-            found[type, key] = entities.decode(state)
+            found[type, key] = entities.decode(state, rules)
     except LinkFault as fault:
         raise JournalDamaged(f"a stored HOME_REGION cell is damaged: {fault}") from None
     return found

@@ -17,10 +17,12 @@ from pathlib import Path
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import Origin, milliseconds
 from mesh.replication.core.conflicts import Conflict
+from mesh.replication.core.digest import bucket_of
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import FormatUnknown, JournalDamaged
 from mesh.replication.core.frames import Frame, StoredFrame
 from mesh.replication.core.journal import Batch, Recovered
+from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recovery import Position, recover
 from mesh.replication.core.wire import piece, read_piece
@@ -90,8 +92,8 @@ CREATE TABLE resident_fields (
 class SqliteStore:
     """See `mesh.replication.store.Store`. `history_types` are the entities whose history is kept.
 
-    Raises `StoreLocked`, `StoreMismatch`, `StoreTooNew`, `StoreCorrupt` or `StoreError` if the
-    folder cannot be used.
+    What is not `known` is parked. Raises `StoreLocked`, `StoreMismatch`, `StoreTooNew`,
+    `StoreCorrupt` or `StoreError` if the folder cannot be used.
     """
 
     def __init__(
@@ -101,7 +103,9 @@ class SqliteStore:
         region: str,
         contract_digest: bytes,
         history_types: Iterable[str],
+        known: Known = KNOWN,
     ) -> None:
+        self._known = known
         self._history_types = frozenset(history_types)
         self._broken: StoreBroken | None = None
         self._pruned_ms = 0
@@ -187,7 +191,7 @@ class SqliteStore:
             for row in read("SELECT type, key, state, hash FROM states")
         )
         try:
-            recovered = recover(states, positions, self._unflushed())
+            recovered = recover(states, positions, self._unflushed(), self._known)
         except FormatUnknown as fault:
             raise StoreTooNew(f"{self._path} cannot be read by this version: {fault}") from None
         except JournalDamaged as damage:
@@ -195,13 +199,27 @@ class SqliteStore:
                 f"{self._path}: {damage}: move the store away, peers hold the rest"
             ) from None
         try:
-            recovered.residents = residents.load(self._reader)
+            recovered.residents = residents.load(self._reader, self._known.rules)
         except JournalDamaged as damage:
             raise StoreCorrupt(
                 f"{self._path}: {damage}: restore a backup, no other region has it"
             ) from None
         recovered.staged = snapshots.staged(self._reader)
+        if recovered.gone:
+            self._forget(recovered)
         return recovered
+
+    def _forget(self, recovered: Recovered) -> None:
+        """Lets go of what was parked, with the states that have it now, in one transaction."""
+        with self._transaction() as cursor:
+            cursor.executemany(
+                "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?)",
+                (state_row(entity, recovered.states[entity]) for entity in recovered.replayed),
+            )
+            cursor.executemany(
+                "DELETE FROM states WHERE bucket = ? AND type = ? AND key = ?",
+                [(bucket_of(entity), *entity) for entity in recovered.gone],
+            )
 
     def _unflushed(self) -> Iterator[StoredFrame]:
         first_place = self._reader.execute(

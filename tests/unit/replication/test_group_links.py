@@ -25,6 +25,7 @@ from mesh.replication import (
     WriteContext,
     follow_feed,
 )
+from mesh.replication.core.parked import KNOWN
 from mesh.replication.errors import RightsShort
 from mesh.replication.schema import generated_class
 from tests.support.merging import CONTRACT, THING, Thing
@@ -42,6 +43,7 @@ class Region:
         self.contract = of or contract()
         self.root = root
         self.peers = peers
+        self.known = KNOWN
         self.starts = 0
         self.cut_off: set[str] = set()
 
@@ -54,6 +56,7 @@ class Region:
             folder=self.root / self.name,
             lost_after=1.5,
             class_of=self.class_of,
+            known=self.known,
         )
         self.starts += 1
         self.servers = [await self._serve(who) for who in (*self.peers, "feeds")]

@@ -13,6 +13,7 @@ from mesh.replication.conflicts import view
 from mesh.replication.core import entities, homes
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.journal import Visible
+from mesh.replication.core.rules.parked import Kept
 from mesh.replication.rendering import render
 from mesh.replication.residency import whole
 from mesh.replication.schema import GroupSchema
@@ -171,6 +172,16 @@ def test_fields_that_the_mover_does_not_know_move_along(world: Persons) -> None:
     world.write("eu", move("us"))
     before.home = "us"
     assert world.settled() == before
+
+
+def test_what_the_mover_cannot_read_does_not_move(world: Persons) -> None:
+    eu = world.regions["eu"].journal
+    state = eu.committed[PERSON, "p"]
+    parked = {(b"\x63", -11): Kept(deltas={state.created: b"x"})}
+    eu.committed[PERSON, "p"] = state._replace(cells={**state.cells, **parked})
+    eu._parked.add((PERSON, "p"))
+    with pytest.raises(NotReplicated, match="move it from a region of a newer version"):
+        world.write("eu", move("us"))
 
 
 def test_a_former_home_that_was_cut_off_loses_everywhere_and_is_shown(world: Persons) -> None:

@@ -67,8 +67,8 @@ def test_a_frame_out_of_the_chain_is_refused(pair: tuple[Region, Region]) -> Non
     ("columns", "error"),
     [
         ({"format": 2}, errors.FormatUnknown),
-        ({"shapes": [Shape(paths=[b"\x02"], rules=[99])]}, errors.FormatUnknown),
-        ({"kinds": [9]}, errors.FormatUnknown),
+        ({"shapes": [Shape(paths=[b"\x02"], rules=[0])]}, errors.ChainBroken),
+        ({"kinds": [0]}, errors.ChainBroken),
         ({"keys": ["a", "b"]}, errors.ChainBroken),
         ({"change_shapes": [3]}, errors.ChainBroken),
         ({"writes_left": [1]}, errors.ChainBroken),

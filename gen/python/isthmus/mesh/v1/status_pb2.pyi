@@ -126,6 +126,8 @@ class GroupStatus(_message.Message):
     MEMBERS_FIELD_NUMBER: _builtins.int
     PAIRS_FIELD_NUMBER: _builtins.int
     INTEGRITY_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
+    ENTITIES_OF_UNKNOWN_TYPES_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     digest: _builtins.bytes
     """SHA-256 sum over the state at `vector`: regions with equal vectors have equal digests. Empty
@@ -134,6 +136,8 @@ class GroupStatus(_message.Message):
     entities: _builtins.int
     journal_bytes: _builtins.int
     """The size of the journal's frames."""
+    entities_of_unknown_types: _builtins.int
+    """Of `entities`, how many are of message types that the region's contract does not know."""
     @_builtins.property
     def origin(self) -> _frame_pb2.Origin: ...
     @_builtins.property
@@ -158,6 +162,10 @@ class GroupStatus(_message.Message):
 
     @_builtins.property
     def integrity(self) -> _digest_pb2.IntegrityStatus: ...
+    @_builtins.property
+    def parked(self) -> _containers.RepeatedCompositeFieldContainer[_link_pb2.ParkedChanges]:
+        """What waits here for a newer version, by type, field and rule."""
+
     def __init__(
         self,
         *,
@@ -173,10 +181,12 @@ class GroupStatus(_message.Message):
         members: _members_pb2.MembersStatus | None = ...,
         pairs: _abc.Iterable[_digest_pb2.PairStatus] | None = ...,
         integrity: _digest_pb2.IntegrityStatus | None = ...,
+        parked: _abc.Iterable[_link_pb2.ParkedChanges] | None = ...,
+        entities_of_unknown_types: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["horizon", b"horizon", "integrity", b"integrity", "members", b"members", "origin", b"origin", "snapshot", b"snapshot", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "group", b"group", "horizon", b"horizon", "integrity", b"integrity", "journal_bytes", b"journal_bytes", "links", b"links", "members", b"members", "origin", b"origin", "pairs", b"pairs", "snapshot", b"snapshot", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "entities_of_unknown_types", b"entities_of_unknown_types", "group", b"group", "horizon", b"horizon", "integrity", b"integrity", "journal_bytes", b"journal_bytes", "links", b"links", "members", b"members", "origin", b"origin", "pairs", b"pairs", "parked", b"parked", "snapshot", b"snapshot", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -249,7 +249,10 @@ class EntityFingerprint(_message.Message):
 
     ENTITY_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     fingerprint: _builtins.bytes
+    parked: _builtins.bool
+    """It has changes that the region cannot read: not to be compared."""
     @_builtins.property
     def entity(self) -> Global___EntityName: ...
     def __init__(
@@ -257,10 +260,11 @@ class EntityFingerprint(_message.Message):
         *,
         entity: Global___EntityName | None = ...,
         fingerprint: _builtins.bytes = ...,
+        parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "fingerprint", b"fingerprint"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity", "fingerprint", b"fingerprint", "parked", b"parked"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -275,10 +279,13 @@ class EntityCopy(_message.Message):
     ENTITY_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     DAMAGED_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     state: _builtins.bytes
     """Its canonical bytes; empty if there is none."""
     damaged: _builtins.bool
     """The region knows that its own copy is damaged: it gives none."""
+    parked: _builtins.bool
+    """It has changes that the region cannot read: not to be compared."""
     @_builtins.property
     def entity(self) -> Global___EntityName: ...
     def __init__(
@@ -287,10 +294,11 @@ class EntityCopy(_message.Message):
         entity: Global___EntityName | None = ...,
         state: _builtins.bytes = ...,
         damaged: _builtins.bool = ...,
+        parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["entity", b"entity"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "entity", b"entity", "state", b"state"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["damaged", b"damaged", "entity", b"entity", "parked", b"parked", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -309,12 +317,17 @@ class PairStatus(_message.Message):
     RANGES_COMPARED_FIELD_NUMBER: _builtins.int
     RANGES_DIFFERED_FIELD_NUMBER: _builtins.int
     BUCKETS_LEFT_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     ranges_compared: _builtins.int
     """Ranges compared since the start, and those of them that differed."""
     ranges_differed: _builtins.int
     buckets_left: _builtins.int
     """Of the comparison under way: buckets that it has not proven yet, of 65536."""
+    parked: _builtins.bool
+    """One of the two holds changes that it cannot read: entities that have any are not comparable,
+    and are left out.
+    """
     @_builtins.property
     def equal_up_to(self) -> _frame_pb2.Vector:
         """Both hold the same of each entity, with all changes up to here; unset if that is not known."""
@@ -337,10 +350,11 @@ class PairStatus(_message.Message):
         ranges_compared: _builtins.int = ...,
         ranges_differed: _builtins.int = ...,
         buckets_left: _builtins.int = ...,
+        parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "equal_up_to", b"equal_up_to", "proven", b"proven"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "buckets_left", b"buckets_left", "equal_up_to", b"equal_up_to", "peer", b"peer", "proven", b"proven", "ranges_compared", b"ranges_compared", "ranges_differed", b"ranges_differed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["age", b"age", "buckets_left", b"buckets_left", "equal_up_to", b"equal_up_to", "parked", b"parked", "peer", b"peer", "proven", b"proven", "ranges_compared", b"ranges_compared", "ranges_differed", b"ranges_differed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -7,6 +7,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import duration_pb2 as _duration_pb2
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from isthmus.replication.v1 import digest_pb2 as _digest_pb2
@@ -336,8 +337,13 @@ class Heartbeat(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
+    PARKED_FIELD_NUMBER: _builtins.int
     clock: _builtins.int
     """The sender's hybrid logical clock: each of its heartbeats has a higher one."""
+    parked: _builtins.bool
+    """The sender holds changes that wait for a version that can read them: where they are, its state
+    is not to be compared with that of others, who may have read them.
+    """
     @_builtins.property
     def vector(self) -> _frame_pb2.Vector:
         """What the sender has made durable."""
@@ -354,10 +360,11 @@ class Heartbeat(_message.Message):
         vector: _frame_pb2.Vector | None = ...,
         clock: _builtins.int = ...,
         heard: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "heard", b"heard", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "heard", b"heard", "parked", b"parked", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -434,3 +441,52 @@ class LinkStatus(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___LinkStatus: _TypeAlias = LinkStatus  # noqa: Y015
+
+@_typing.final
+class ParkedChanges(_message.Message):
+    """Changes that a region keeps and passes on, and that wait for a version that can read them."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TYPE_FIELD_NUMBER: _builtins.int
+    FIELD_FIELD_NUMBER: _builtins.int
+    RULE_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    ENTITIES_FIELD_NUMBER: _builtins.int
+    ENTITY_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    type: _builtins.str
+    """The message type of their entities."""
+    field: _builtins.str
+    """The field that they change, as its name or by its numbers; empty for changes of unknown kind."""
+    rule: _builtins.int
+    """The merge rule or the kind of change that is not known, as a number; the other one is 0."""
+    kind: _builtins.int
+    changes: _builtins.int
+    entities: _builtins.int
+    entity: _builtins.str
+    """The first of these entities."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """When the oldest of the changes was made; unset if only merged states are left of them."""
+
+    def __init__(
+        self,
+        *,
+        type: _builtins.str = ...,
+        field: _builtins.str = ...,
+        rule: _builtins.int = ...,
+        kind: _builtins.int = ...,
+        changes: _builtins.int = ...,
+        entities: _builtins.int = ...,
+        entity: _builtins.str = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "entities", b"entities", "entity", b"entity", "field", b"field", "kind", b"kind", "rule", b"rule", "since", b"since", "type", b"type"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ParkedChanges: _TypeAlias = ParkedChanges  # noqa: Y015
