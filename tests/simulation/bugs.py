@@ -19,15 +19,18 @@ from mesh.replication.core import (
     intake,
     journal,
     links,
+    residents,
     snapshots,
     tokens,
 )
 from mesh.replication.core.clocks import COUNTER_BITS, HybridClock, Origin
 from mesh.replication.core.columns import of_changes
 from mesh.replication.core.digest import Digest
-from mesh.replication.core.entities import EntityState
+from mesh.replication.core.entities import UPSERT, EntityState
 from mesh.replication.core.journal import Batch, Journal
 from mesh.replication.core.snapshots import Position
+from mesh.replication.schema import GroupSchema
+from mesh.replication.transaction import Transaction
 from tests.simulation.disk import Disk
 from tests.simulation.region import Region
 
@@ -58,8 +61,8 @@ def a_write_is_acknowledged_before_it_is_stored() -> Iterator[None]:
     real = Region.commit
 
     def commit(region: Region) -> None:
-        for _, number in region._pending.values():
-            region.world.model.acknowledged |= 1 << number
+        for _, bit in region._pending.values():
+            region.world.model.acknowledged |= bit
         real(region)
 
     with _replaced(Region, "commit", commit):
@@ -204,7 +207,7 @@ def a_failed_commit_is_stored_all_the_same() -> Iterator[None]:
     real = Region._failed
 
     def failed(region: Region, batch: Batch) -> None:
-        region.disk.commit(batch.frames)
+        region.disk.commit(batch.frames, batch.settled)
         real(region, batch)
 
     with _replaced(Region, "_failed", failed):
@@ -376,4 +379,39 @@ def an_upgrade_does_not_take_up_what_was_parked() -> Iterator[None]:
         return (parked if unread else state), unread
 
     with _replaced(entities, "read", read):
+        yield
+
+
+@_bug
+def what_stays_in_a_region_is_sent() -> Iterator[None]:
+    def stay(self: Any, entity: Any, generation: int, staying: Any) -> None:
+        if staying:
+            draft = self._draft(entity, generation, UPSERT, self._look(entity))
+            draft.cells.update(staying)
+            self._apply(draft)
+
+    with _replaced(Transaction, "_stay", stay):
+        yield
+
+
+@_bug
+def a_rollback_forgets_what_stays() -> Iterator[None]:
+    with _replaced(GroupSchema, "keep", lambda self, fields: None):
+        yield
+
+
+@_bug
+def what_stays_is_not_in_the_commit() -> Iterator[None]:
+    real = Disk.commit
+
+    def commit(disk: Disk, frames: Any, settled: Any, staging: Any = None) -> None:
+        real(disk, frames, {}, staging)
+
+    with _replaced(Disk, "commit", commit):
+        yield
+
+
+@_bug
+def what_stays_outlives_a_delete() -> Iterator[None]:
+    with _replaced(residents, "_lives", lambda state, section: True):
         yield

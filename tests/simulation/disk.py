@@ -19,6 +19,7 @@ from mesh.replication.core.journal import Recovered
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recovery import Position, recover
+from mesh.replication.core.residents import Settled
 from mesh.replication.core.snapshots import Piece, Staged, Staging
 
 _OVERHEAD = 64
@@ -34,12 +35,15 @@ class Record:
     watermark: Mapping[Origin, int] = field(default_factory=dict)
     staging: Staging | None = None
     cut: Mapping[Origin, int] = field(default_factory=dict)
+    residents: Mapping[EntityKey, bytes | None] = field(default_factory=dict)
 
 
 class Disk:
     """A region's disk."""
 
     def __init__(self) -> None:
+        self.fields: frozenset[tuple[str, bytes]] = frozenset()
+        """The HOME_REGION fields that were declared here; each backup has them as well."""
         self.replace([])
 
     def replace(self, records: Iterable[Record]) -> None:
@@ -56,11 +60,14 @@ class Disk:
         for record in self.records:
             self._index(record)
 
-    def commit(self, frames: Iterable[Frame], staging: Staging | None = None) -> None:
+    def commit(
+        self, frames: Iterable[Frame], settled: Settled, staging: Staging | None = None
+    ) -> None:
         """Writes a commit, unsynced."""
         kept = tuple(frames)
+        residents = {e: entities.encode(state) if state else None for e, state in settled.items()}
         size = _OVERHEAD + sum(len(f.body) for f in kept)
-        self.records.append(Record(size, kept, staging=staging))
+        self.records.append(Record(size, kept, residents=residents, staging=staging))
 
     def flush(
         self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None
@@ -127,7 +134,18 @@ class Disk:
         recovered = recover(rows, self._positions, ordered, known)
         if self._header is not None:
             recovered.staged = Staged(self._header, list(self._pieces))
+        recovered.residents = self._residents()
         return recovered
+
+    def _residents(self) -> dict[EntityKey, EntityState]:
+        found: dict[EntityKey, EntityState] = {}
+        for record in self.records:
+            for entity, data in record.residents.items():
+                if data is None:
+                    found.pop(entity, None)
+                else:
+                    found[entity] = entities.decode(data)
+        return found
 
     def _index(self, record: Record) -> None:
         for frame in record.frames:

@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 from zlib import crc32
 
+from tests.simulation.residency import search_message
+
 JITTER_MS = 7
 
 
@@ -41,6 +43,7 @@ class Path:
     """One direction between two regions."""
 
     def __init__(self, timeline: Timeline, source: str, target: str) -> None:
+        self.name = f"what {source} sends to {target}"
         self.timeline = timeline
         self.pipes: dict[Pipe, None] = {}
         self.cut = False
@@ -80,6 +83,7 @@ class Pipe:
         """Puts a message on the way."""
         if self.dropped:
             return
+        search_message(self._path.name, message)
         ready = self._path.timeline.now + self._path.next_delay()
         self._last = max(self._last, ready)
         self._under_way.append((self._last, message))

@@ -50,6 +50,16 @@ def _pause(random: Random) -> int:
 
 
 def _write(random: Random, name: str) -> str:
+    line = _shared_write(random, name)
+    number = random.randint(1, 9999)
+    stays = f"home_region=stays-{name}-{number}"
+    if random.random() < 0.05:
+        return f"write {name} {random.choice(KEYS)} {stays}"
+    with_fields = line.startswith(("create", "write"))
+    return f"{line} {stays}" if with_fields and random.random() < 0.2 else line
+
+
+def _shared_write(random: Random, name: str) -> str:
     number = random.randint(1, 9999)
     keys = random.choice(KEYS)
     if random.random() < 0.3:

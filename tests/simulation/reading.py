@@ -22,6 +22,7 @@ def check_reads(model: Model, region: Region) -> None:
     if region.journal.reads_all:
         model.same_digest(region.name, region.digest())
     _check_tokens(model, region)
+    region.stays.check(region)
 
 
 def _check_tokens(model: Model, region: Region) -> None:

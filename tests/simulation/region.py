@@ -17,11 +17,11 @@ from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.journal import Batch, Journal, Write
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import Hearing
-from mesh.replication.schema import GroupSchema
+from tests.simulation import residency
 from tests.simulation.disk import Disk, Record
 from tests.simulation.follower import Follower, Stream
 from tests.simulation.model import Violation
-from tests.support.regions import CHANNEL, SCHEMA, contract
+from tests.support.regions import CHANNEL, SCHEMA
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -34,11 +34,8 @@ FLUSH_MS = 2
 RETRY_MS = 1000
 SLOWEST_ACK_MS = 2000
 
-OLDER = GroupSchema(contract("profile", "labels").group_entities("channels"))
-"""The merge schema of a contract that does not have two of the fields yet."""
-
 OLDER_KNOWN = Known(KNOWN.rules - {SET}, KNOWN.kinds)
-"""What the version that runs with it reads: one of the two is under a rule that is new as well."""
+"""What the version with the older contract reads: one field is under a rule that is new as well."""
 
 
 class Region:
@@ -51,6 +48,7 @@ class Region:
         self.disk = Disk()
         self.backup: list[Record] = []
         self.newest = True
+        self.stays = residency.Stays()
         self.skew_ms = 0
         self.drift = 0.0
         self.disk_ms = 2
@@ -58,11 +56,6 @@ class Region:
         self.up = False
         self._life = 0
         self._same_disk = True
-
-    @property
-    def schema(self) -> GroupSchema:
-        """The merge schema of its contract."""
-        return SCHEMA if self.newest else OLDER
 
     @property
     def hidden(self) -> frozenset[str]:
@@ -78,6 +71,9 @@ class Region:
         self.up = True
         self._life += 1
         known = KNOWN if self.newest else OLDER_KNOWN
+        self.schema = residency.newest() if self.newest else residency.older()
+        self.disk.fields |= self.schema.resident_fields
+        self.schema.keep(self.disk.fields)
         recovered = self.disk.recover(known)
         self.world.model.restarted(
             self.name, self.disk.frames(), self.disk.vector(), same_disk=self._same_disk
@@ -112,6 +108,7 @@ class Region:
         if not self.up:
             return
         self.up = False
+        self.stays.killed()
         for stream in tuple(self.serving):
             stream.leave_source(telling=True)
         for follower in self.followers.values():
@@ -123,6 +120,7 @@ class Region:
         if not self.up:
             return
         self.up = False
+        self.stays.killed()
         self.disk.lose_power(kept)
         for stream in tuple(self.serving):
             stream.leave_source()
@@ -134,6 +132,7 @@ class Region:
         """The process ends and its disk is another."""
         self.kill()
         self.disk.replace(records)
+        self.stays.disk_replaced()
         self._same_disk = False
         self.world.disks_lost = True
         self.world.model.disk_lost(r.disk.vector() for r in self.world.regions.values())
@@ -160,12 +159,14 @@ class Region:
     def seen(self) -> int:
         """The writes that a writer sees here."""
         pending = 0
-        for _, number in self._pending.values():
-            pending |= 1 << number
+        for _, bit in self._pending.values():
+            pending |= bit
         return self.world.model.held[self.name].writes | pending
 
-    def write(self, number: int, change: Callable[[Transaction], None]) -> None:
-        """Queues a write under its number in the model."""
+    def write(
+        self, number: int, change: Callable[[Transaction], None], stays: residency.Values
+    ) -> None:
+        """Queues a write under its number in the model; `stays` is what it keeps in the region."""
         now_ms = self.wall_ms
         self.journal.begin_write(now_ms)
         transaction = Transaction(
@@ -173,22 +174,27 @@ class Region:
         )
         change(transaction)
         write = transaction.finish(None)
-        if not write.count:
+        if not write.count and not write.residents:
             return
-        self._pending[id(write)] = write, number
+        # What changes nothing elsewhere is nothing to the model.
+        bit = 1 << number if write.count else 0
+        self._pending[id(write)] = write, bit
+        self.stays.begun(write, stays)
         self.journal.submit(write)
-        self.world.timeline.after(SLOWEST_ACK_MS, self.living(lambda: self._check_done(number)))
+        done = self.living(lambda: self._check_done(number, bit))
+        self.world.timeline.after(SLOWEST_ACK_MS, done)
         self.commit()
 
-    def _check_done(self, number: int) -> None:
-        if any(number == each for _, each in self._pending.values()) and not self.disk_full:
+    def _check_done(self, number: int, bit: int) -> None:
+        if bit and any(bit == each for _, each in self._pending.values()) and not self.disk_full:
             raise Violation(f"{self.name} has not answered write {number} for {SLOWEST_ACK_MS} ms")
 
     def refuse(self, writes: list[Write]) -> None:
         """Writes that are lost, and known to be."""
         for write in writes:
-            _, number = self._pending.pop(id(write))
-            self.world.model.refused |= 1 << number
+            _, bit = self._pending.pop(id(write))
+            self.world.model.refused |= bit
+            self.stays.ended(write, stored=False)
 
     # Its disk.
 
@@ -202,7 +208,7 @@ class Region:
         self._busy = True
         self._installing = batch.staging is not None and batch.staging.install is not None
         if not self.disk_full:
-            self.disk.commit(batch.frames, batch.staging)
+            self.disk.commit(batch.frames, batch.settled, batch.staging)
         outcome = self._failed if self.disk_full else self._stored
         self.world.timeline.after(self.disk_ms, self.living(lambda: outcome(batch)))
 
@@ -217,8 +223,9 @@ class Region:
         self.world.model.shows(self.name, visible.frames)
         self._unflushed |= visible.after.keys()
         for write in batch.writes:
-            _, number = self._pending.pop(id(write))
-            self.world.model.acknowledged |= 1 << number
+            _, bit = self._pending.pop(id(write))
+            self.world.model.acknowledged |= bit
+            self.stays.ended(write, stored=True)
         for follower in self.followers.values():
             follower.settle()
         self.pump()

@@ -2,7 +2,7 @@
 
 regions NAME...               who takes part; comes first
 create REGION KEY,... F=V...  each write is one transaction, whatever it names; a,b is a list
-write REGION KEY,... F=V...
+write REGION KEY,... F=V...   home_region=stays-REGION-V stays in the region
 add|remove REGION KEY,... labels=a,b
 increment REGION KEY,... takeovers=N
 delete REGION KEY,...
@@ -46,6 +46,7 @@ from isthmus.channels.v1 import channel_pb2
 
 from mesh.replication import AlreadyExists, NotFound, NotReplicated, Transaction
 from mesh.replication.core import snapshots
+from tests.simulation import residency
 from tests.simulation.model import Op, Violation
 from tests.simulation.reading import check_entity, check_reads
 from tests.simulation.region import Region
@@ -127,16 +128,17 @@ class Script:
         model = self.world.model
         seen = region.seen
         values = _values(fields)
+        shared = {name: value for name, value in values.items() if name != residency.FIELD}
         ops = []
         may = True
         for key in keys.split(","):
             generation, lives = model.generation(key, seen)
             may = may and lives != (verb == "create")
-            kept = values
+            kept = shared
             if verb == "create":
                 generation += 1
                 if not region.newest:
-                    kept = {n: v for n, v in values.items() if not n.startswith(_HIDDEN_FROM_OLDER)}
+                    kept = {n: v for n, v in shared.items() if not n.startswith(_HIDDEN_FROM_OLDER)}
             ops.append(Op(key, generation, verb, kept))
 
         def change(transaction: Transaction) -> None:
@@ -145,11 +147,14 @@ class Script:
                 check_entity(model, f"a writer in {name} sees", op.key, seen, found, region.hidden)
                 _change(transaction, op.key, verb, values)
 
+        stays: residency.Values = {}
+        if residency.FIELD in values:
+            stays = {op.key: (op.generation, values[residency.FIELD]) for op in ops}
         number = model.plan(seen)
         for op in ops:
             model.note(number, op)
         try:
-            region.write(number, change)
+            region.write(number, change, stays)
         except (AlreadyExists, NotFound) as error:
             if may:
                 raise Violation(f"refused without a reason: {error}") from error
@@ -300,7 +305,7 @@ def _values(fields: Sequence[str]) -> dict[str, Any]:
             epoch, region = values.get("assignment", (0, ""))
             values["assignment"] = (epoch, text) if name.endswith("region") else (int(text), region)
         else:
-            values[name] = text if name == "title" else int(text)
+            values[name] = text if name in ("title", residency.FIELD) else int(text)
     return values
 
 

@@ -108,3 +108,6 @@ class World:
         for region in regions:
             self.model.same_digest(region.name, region.digest())
         check_reads(self.model, regions[0])
+        for region in regions:
+            region.stays.check(region)
+            region.stays.check_disk(region)
