@@ -37,6 +37,7 @@ _LOCALITIES = {
     options_pb2.LOCALITY_NEAREST: Locality.NEAREST,
     options_pb2.LOCALITY_LOCAL: Locality.LOCAL,
     options_pb2.LOCALITY_PINNED: Locality.PINNED,
+    options_pb2.LOCALITY_HOME: Locality.HOME,
 }
 _CONSISTENCIES = {
     options_pb2.CONSISTENCY_UNSPECIFIED: Consistency.EVENTUAL,
@@ -58,7 +59,7 @@ _IDEMPOTENCY = {
 
 def build(schema: Schema) -> Contract:
     """The contract that a schema declares. The schema must have no findings."""
-    services = {name: _service(node) for name, node in sorted(schema.services.items())}
+    services = {name: _service(schema, node) for name, node in sorted(schema.services.items())}
     entities = {
         node.name: _entity(schema, node)
         for node in sorted(schema.entities(), key=lambda node: node.name)
@@ -80,7 +81,7 @@ def seconds(duration: duration_pb2.Duration) -> float:
     return duration.seconds + duration.nanos / 1e9
 
 
-def _service(node: ServiceNode) -> Service:
+def _service(schema: Schema, node: ServiceNode) -> Service:
     contract = node.contract
     return Service(
         name=node.name,
@@ -88,14 +89,15 @@ def _service(node: ServiceNode) -> Service:
         group=contract.group or None,
         owner=contract.owner,
         runbook=contract.runbook,
-        methods=tuple(_method(method) for method in node.methods),
+        methods=tuple(_method(schema, method) for method in node.methods),
         location=node.source.at(),
     )
 
 
-def _method(node: MethodNode) -> Method:
+def _method(schema: Schema, node: MethodNode) -> Method:
     contract, proto = node.contract, node.proto
     retry = contract.retry
+    named = schema.homed(node) if contract.locality == options_pb2.LOCALITY_HOME else []
     return Method(
         service=node.service.name,
         name=proto.name,
@@ -121,6 +123,8 @@ def _method(node: MethodNode) -> Method:
             Retry(retry.attempts, seconds(retry.per_try)) if contract.HasField("retry") else None
         ),
         location=node.source.at(),
+        entity=named[0].name if named else "",
+        key=named[0].entity.key if named and named[0].entity else "",
     )
 
 

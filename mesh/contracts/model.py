@@ -35,6 +35,7 @@ class Locality(Enum):
     NEAREST = "nearest"
     LOCAL = "local"
     PINNED = "pinned"
+    HOME = "home"
 
 
 class Consistency(Enum):
@@ -105,7 +106,11 @@ class Retry:
 
 @dataclass(frozen=True)
 class Method:
-    """One method; durations in seconds."""
+    """One method; durations in seconds.
+
+    Under locality HOME `entity` is the message type whose home serves it, and `key` the field of
+    the request that names one.
+    """
 
     service: str
     name: str
@@ -122,6 +127,8 @@ class Method:
     stream_max_age: float | None
     retry: Retry | None
     location: Location
+    entity: str = ""
+    key: str = ""
 
     @property
     def path(self) -> str:

@@ -242,6 +242,29 @@ class Schema:
         """Every message that is marked as an entity."""
         return (message for message in self.messages.values() if message.entity is not None)
 
+    def homed(self, method: MethodNode) -> list[MessageNode]:
+        """The entities with a home, of the group of a method's workload, that its request names.
+
+        It does so by a field of its own that is called as the entity's key.
+        """
+        workload = method.service.contract.workload
+        groups = {
+            service.contract.group
+            for service in self.services.values()
+            if service.contract.workload == workload and service.contract.group
+        }
+        request = self.messages.get(method.proto.input_type.lstrip("."))
+        found = []
+        for message in self.entities():
+            entity = message.entity
+            if entity is None or entity.home != options_pb2.HOME_ONE_REGION:
+                continue
+            field = request.field(entity.key) if request is not None else None
+            plain = field is not None and field.type == "string" and not field.repeated
+            if entity.group in groups and plain:
+                found.append(message)
+        return found
+
     def option_holders(self) -> Iterator[tuple[str, Message, Source]]:
         """Everything that carries options: its name, the options and where it stands."""
         for service in self.services.values():

@@ -76,7 +76,10 @@ ROWS: Mapping[str, Row] = {
     "Locality.LOCALITY_UNSPECIFIED": _enforced("the same as LOCALITY_LOCAL"),
     "Locality.LOCALITY_NEAREST": _enforced(f"{_CLUSTER}: regions in the order of failover"),
     "Locality.LOCALITY_LOCAL": _enforced(f"{_CLUSTER}: the own region alone"),
-    "Locality.LOCALITY_HOME": _NOT_YET,
+    "Locality.LOCALITY_HOME": _enforced(
+        "the runtime: another region answers NOT_HOME before the method runs; clients repeat the "
+        f"call with the home named in a header, by which {_ROUTE} choose"
+    ),
     "Locality.LOCALITY_PINNED": _enforced(f"{_CLUSTER}: one for each region, without ejection"),
     "Consistency.CONSISTENCY_UNSPECIFIED": _enforced("the same as CONSISTENCY_EVENTUAL"),
     "Consistency.CONSISTENCY_EVENTUAL": _enforced("replication: reads answer from the own region"),
@@ -115,6 +118,5 @@ ROWS: Mapping[str, Row] = {
 
 INSTEAD: Mapping[str, str] = {
     "MethodContract.rate_limit": "leave rate_limit out",
-    "Locality.LOCALITY_HOME": "write LOCALITY_NEAREST or LOCALITY_LOCAL",
 }
 """For each option or value that is not supported yet: what to write today."""

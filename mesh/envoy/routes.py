@@ -24,6 +24,7 @@ from mesh.envoy.text import Packed
 from mesh.topology import Topology
 
 WORKLOAD_HEADER = "x-isthmus-workload"
+HOME_HEADER = "x-isthmus-home"
 DEFAULT_WORKLOAD = "overview"
 METRICS_PATH = "/metrics"
 METRICS_POLICY = "metrics"
@@ -91,13 +92,9 @@ def egress(contract: Contract, topology: Topology, region: str, workload: str) -
     targets: set[Target] = set()
     for callee in topology.workloads:
         for method in served(contract, callee):
-            for to in _callees(method, callee, topology, region, workload):
-                authority = f"{callee}.{to.region}" if to.region else callee
+            for authority, match, to in _callees(method, callee, topology, region, workload):
                 hosts.setdefault(authority, []).append(
-                    _route(
-                        _exact(method.path),
-                        _forward(to.cluster, _limit(method), _retry(method)),
-                    )
+                    _route(match, _forward(to.cluster, _limit(method), _retry(method)))
                 )
                 targets.add(to)
     refused = f"the contract does not let workload {workload} call this"
@@ -136,15 +133,9 @@ def edge(contract: Contract, topology: Topology) -> Routes:
             if service.workload == EVERY_WORKLOAD:
                 anywhere.append((method.path, method.callers, _limit(method)))
             elif service.workload in topology.workloads:
-                to = target(service.workload, method.locality)
-                add(
-                    method.path,
-                    _exact(method.path),
-                    to,
-                    method.callers,
-                    _limit(method),
-                    _retry(method),
-                )
+                for match, to in _ways(method, service.workload, topology):
+                    limit = _limit(method)
+                    add(method.path, match, to, method.callers, limit, _retry(method))
     for path, who, limit in anywhere:
         for workload in topology.workloads:
             add(path, _exact(path, workload), target(workload, Locality.LOCAL), who, limit)
@@ -180,16 +171,32 @@ def may_call(method: Method, callee: str, caller: str) -> bool:
 
 def _callees(
     method: Method, callee: str, topology: Topology, region: str, caller: str
-) -> Iterator[Target]:
+) -> Iterator[tuple[str, route.RouteMatch, Target]]:
+    """The ways from a caller to a method: under which authority, and to where."""
     if not may_call(method, callee, caller):
         return
     if method.locality is not Locality.PINNED:
-        yield target(callee, method.locality)
+        for match, to in _ways(method, callee, topology):
+            yield callee, match, to
         return
     named = caller in method.callers.workloads or method.callers.any_workload
     for other in topology.region_names:
         if named or other != region:
-            yield target(callee, method.locality, other)
+            to = target(callee, method.locality, other)
+            yield f"{callee}.{other}", _exact(method.path), to
+
+
+def _ways(
+    method: Method, callee: str, topology: Topology
+) -> Iterator[tuple[route.RouteMatch, Target]]:
+    if method.locality is not Locality.HOME:
+        yield _exact(method.path), target(callee, method.locality)
+        return
+    # A client that was told the home names it; the others ask their own region, which knows it.
+    for region in topology.region_names:
+        match = _exact(method.path, region, header=HOME_HEADER)
+        yield match, target(callee, Locality.PINNED, region)
+    yield _exact(method.path), target(callee, Locality.LOCAL)
 
 
 def _limit(method: Method) -> timedelta:
@@ -235,13 +242,13 @@ def _page(cluster: str, rewrite: str = "") -> route.RouteAction:
     return route.RouteAction(cluster=cluster, timeout=timedelta(seconds=5), prefix_rewrite=rewrite)
 
 
-def _exact(path: str, workload: str = "", *, absent: bool = False) -> route.RouteMatch:
+def _exact(
+    path: str, value: str = "", *, header: str = WORKLOAD_HEADER, absent: bool = False
+) -> route.RouteMatch:
     match = route.RouteMatch(path=path)
-    if workload:
+    if value:
         match.headers = [
-            route.HeaderMatcher(
-                name=WORKLOAD_HEADER, string_match=matcher.StringMatcher(exact=workload)
-            )
+            route.HeaderMatcher(name=header, string_match=matcher.StringMatcher(exact=value))
         ]
     elif absent:
         match.headers = [route.HeaderMatcher(name=WORKLOAD_HEADER, present_match=False)]

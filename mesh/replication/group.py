@@ -18,7 +18,7 @@ from isthmus.mesh.v1 import status_pb2
 from isthmus.replication.v1 import frame_pb2
 
 from mesh.contracts.model import Contract
-from mesh.replication import conflicts
+from mesh.replication import conflicts, residency
 from mesh.replication.committer import Committer
 from mesh.replication.core import etags
 from mesh.replication.core.clocks import Origin, Vector, covers, milliseconds, vector_to_proto
@@ -316,6 +316,10 @@ class Group:
 
     def _entity(self, type: type[Message], key: str) -> EntityKey:
         return self._schema.entity(type.DESCRIPTOR.full_name).name, key
+
+    def check_home(self, type: str, key: str) -> None:
+        """Raises `NotHome` if an entity of a message type lives, and another region writes it."""
+        residency.check_home_of(self._schema.entity(type), self.journal, key)
 
     # Writing.
 

@@ -11,6 +11,7 @@ from mesh.replication.core import entities, homes
 from mesh.replication.core.cells import FIRST, Stamp
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import EntityKey, EntityState
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.residents import Resident, Residents, written
 from mesh.replication.core.shapes import CellKey
 from mesh.replication.errors import NotHome, NotReplicated, WriteTooLarge
@@ -46,6 +47,14 @@ def check_home(schema: EntitySchema, entity: EntityKey, state: EntityState, regi
         home = homes.home_of(state, schema.home.path)
         if home != region:
             raise NotHome(entity, home, region)
+
+
+def check_home_of(schema: EntitySchema, journal: Journal, key: str) -> None:
+    """Raises `NotHome` if another region writes an entity that lives."""
+    entity = (schema.name, key)
+    state = journal.committed.get(entity)
+    if state is not None and not state.deleted:
+        check_home(schema, entity, state, journal.region)
 
 
 def at_home(schema: EntitySchema, message: M, region: str) -> M:

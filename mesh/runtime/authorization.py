@@ -20,7 +20,8 @@ class Rule:
     """What the contract says of one method (by its HTTP/2 path), and where.
 
     Who may call it, how long an attempt may take (seconds; None: a stream), and what it promises
-    of the group's data.
+    of the group's data. If it belongs in the home of an `entity`, the request's field `key` names
+    one.
     """
 
     path: str
@@ -29,6 +30,8 @@ class Rule:
     timeout: float | None = None
     consistency: Consistency = Consistency.EVENTUAL
     durability: Durability = Durability.REGION
+    entity: str = ""
+    key: str = ""
 
 
 def rules(contract: Contract, workload: str) -> Mapping[str, Rule]:
@@ -42,6 +45,8 @@ def rules(contract: Contract, workload: str) -> Mapping[str, Rule]:
             method.retry.per_try if method.retry else method.timeout,
             method.consistency,
             method.durability,
+            method.entity,
+            method.key,
         )
         for service in contract.served_by(workload)
         for method in service.methods

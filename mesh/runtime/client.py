@@ -21,6 +21,7 @@ from typing import TypeVar
 
 import grpc
 
+from mesh.runtime.home_calls import HomeCalls
 from mesh.runtime.session_tokens import SessionTokens
 
 R = TypeVar("R")
@@ -178,7 +179,10 @@ class Edges:
     async def _dial(self, address: str) -> grpc.aio.Channel | str:
         """A new channel that is connected, or why it is not."""
         channel = grpc.aio.secure_channel(
-            address, self._credentials(), options=_OPTIONS, interceptors=[self._session]
+            address,
+            self._credentials(),
+            options=_OPTIONS,
+            interceptors=[HomeCalls(), self._session],
         )
         try:
             async with asyncio.timeout(self._connect_seconds):

@@ -102,7 +102,10 @@ class Gate(grpc.aio.ServerInterceptor):
         async def behavior(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             async with self._call(method, header, context) as call:
                 seen = await self._sessions.enter(self._rules[method], token, call.deadline)
-                response = await inner(*self._checked(request, context))
+                checked = self._checked(request, context)
+                if isinstance(request, Message):
+                    self._sessions.check_home(self._rules[method], request)
+                response = await inner(*checked)
                 self._sessions.leave(context, seen)
                 return response
 

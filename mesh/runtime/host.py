@@ -34,6 +34,7 @@ from mesh.runtime import logs
 from mesh.runtime.authorization import rules
 from mesh.runtime.context import caller
 from mesh.runtime.gate import Gate
+from mesh.runtime.home_calls import HomeCalls
 from mesh.runtime.members import MembersService
 from mesh.runtime.reflection import add_reflection
 from mesh.runtime.sessions import Sessions
@@ -129,7 +130,9 @@ class Host:
         """A channel to a workload, through the sidecar; `region` for PINNED methods."""
         authority = f"{workload}.{region}" if region else workload
         if authority not in self._channels:
-            self._channels[authority] = self._dial(authority, self._telemetry.client_interceptors())
+            self._channels[authority] = self._dial(
+                authority, [HomeCalls(), *self._telemetry.client_interceptors()]
+            )
         return self._channels[authority]
 
     def _dial(self, authority: str, interceptors: Sequence[Any] = ()) -> grpc.aio.Channel:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from mesh.contracts.model import Consistency
 from mesh.replication import Group, TokenDamaged, tokens
@@ -43,6 +44,14 @@ class Sessions:
         if rule.consistency is Consistency.SESSION:
             await self._group.wait_for(seen.get(self._group.name, {}), deadline)
         return seen
+
+    def check_home(self, rule: Rule, request: Message) -> None:
+        """Raises `NotHome` if the method belongs in the home of an entity, and that is elsewhere.
+
+        An entity that is not there yet has its home where it is created.
+        """
+        if self._group is not None and rule.entity:
+            self._group.check_home(rule.entity, getattr(request, rule.key))
 
     def leave(self, context: grpc.aio.ServicerContext[Any, Any], seen: Token) -> None:
         """Gives the caller what it has seen by now: here, and what it brought along."""

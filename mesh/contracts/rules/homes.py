@@ -110,6 +110,28 @@ def _carried_away(subject: Subject) -> Iterator[Problem]:
                 break
 
 
+def _home_unknown(subject: Subject) -> Iterator[Problem]:
+    for method in subject.schema.methods():
+        if method.contract.locality != options_pb2.LOCALITY_HOME:
+            continue
+        where = method.source.at(METHOD, _LOCALITY)
+        named = [message.name for message in subject.schema.homed(method)]
+        if method.streaming:
+            yield Problem(
+                where,
+                f"{method.name} streams: LOCALITY_HOME is for one request that names one entity",
+                "write LOCALITY_NEAREST, LOCALITY_LOCAL or LOCALITY_PINNED",
+            )
+        elif len(named) != 1:
+            yield Problem(
+                where,
+                f"{method.name}: LOCALITY_HOME needs a request that names one entity with a home, "
+                f"and it names {', '.join(named) or 'none'}",
+                "give the request a string field called as the key of an entity of the workload's "
+                "group with home: HOME_ONE_REGION, or write LOCALITY_NEAREST or LOCALITY_LOCAL",
+            )
+
+
 def _not_durable_elsewhere(subject: Subject) -> Iterator[Problem]:
     resident = _resident(subject.schema)
     for method in subject.schema.methods():
@@ -172,6 +194,7 @@ RULES = (
     Rule(
         "SCOPE_MERGE", "What one region alone has is not merged between several.", _scope_and_merge
     ),
+    Rule("HOME_NAMED", "A call goes to the home of the entity that it names.", _home_unknown),
     Rule("SCOPE_LOCALITY", "No call carries out what stays in the home region.", _carried_away),
     Rule(
         "SCOPE_DURABILITY",

@@ -27,6 +27,16 @@ VARIANTS = {
     "two_faults": SOUND.replace("MERGE_LATEST", "MERGE_MIN").replace(
         "callers: {workloads", "rate_limit: {per_second: 9} callers: {workloads"
     ),
+    "homed": SOUND.replace("locality: LOCALITY_NEAREST", "locality: LOCALITY_HOME")
+    .replace('key: "order_id"}', 'key: "order_id" home: HOME_ONE_REGION home_field: "home"}')
+    .replace(
+        "  string title",
+        "  string home = 3 [(isthmus.options.v1.field).merge = MERGE_FIRST];\n"
+        "  string pin = 4 [(isthmus.options.v1.field) = "
+        "{merge: MERGE_LATEST scope: SCOPE_HOME_REGION}];\n  string title",
+    )
+    .replace("(Order) returns (Order)", "(OrderName) returns (OrderName)")
+    + "message OrderName { string order_id = 1; }\n",
     "client_only": SOUND.replace('workloads: "orders"', 'workloads: "batch"'),
 }
 
@@ -161,3 +171,15 @@ def test_options_of_a_newer_isthmus_are_refused(
     assert said in finding.message
     line = next(n for n, text in enumerate(SOUND.splitlines(), 1) if marker in text)
     assert (finding.file, finding.line) == ("shop.proto", line)
+
+
+def test_homes_and_what_stays_in_them_are_read(
+    sets: dict[str, descriptor_pb2.FileDescriptorSet],
+) -> None:
+    contract = read(sets["homed"])
+    get = next(m for m in contract.methods() if m.name == "GetOrder")
+    assert (get.locality, get.entity, get.key) == (Locality.HOME, "shop.Order", "order_id")
+    order = contract.entities["shop.Order"]
+    assert order.home == "home"
+    assert [field.name for field in order.fields if field.resident] == ["pin"]
+    assert contract.group_digests != read(sets["sound"]).group_digests

@@ -397,6 +397,34 @@ service StockService {
         ),
         "write MERGE_LATEST",
     ),
+    "locality_home_of_none": Case(
+        "HOME_NAMED", method("timeout: {seconds: 3} locality: LOCALITY_HOME"), "HOME_ONE_REGION"
+    ),
+    "locality_home_of_many": Case(
+        "HOME_NAMED",
+        homed(ONE_REGION, HOME, serving("locality: LOCALITY_HOME")),
+        "called as the key",
+    ),
+    "locality_home_of_a_stream": Case(
+        "HOME_NAMED",
+        homed(
+            ONE_REGION,
+            HOME,
+            serving("locality: LOCALITY_HOME")
+            .replace("timeout:", "stream_max_age:")
+            .replace("returns (Items)", "returns (stream Item)"),
+        ),
+        "LOCALITY_LOCAL or LOCALITY_PINNED",
+    ),
+    "scope_carried_home": Case(
+        "SCOPE_LOCALITY",
+        homed(
+            ONE_REGION,
+            HOME + PIN,
+            serving("locality: LOCALITY_HOME").replace("PutItems(Items)", "PutItems(Item)"),
+        ),
+        "write LOCALITY_LOCAL",
+    ),
     "scope_carried_to_the_nearest": Case(
         "SCOPE_LOCALITY",
         homed(ONE_REGION, HOME + PIN, serving("locality: LOCALITY_NEAREST")),
@@ -500,9 +528,6 @@ service StockService {
         "NOT_SUPPORTED_YET",
         method("timeout: {seconds: 3} rate_limit: {per_second: 1 burst: 1}"),
         "leave rate_limit out",
-    ),
-    "locality_home": Case(
-        "NOT_SUPPORTED_YET", method("timeout: {seconds: 3} locality: LOCALITY_HOME"), "_NEAREST"
     ),
 }
 

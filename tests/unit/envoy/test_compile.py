@@ -402,6 +402,43 @@ def test_locality_decides_the_cluster() -> None:
             assert route["route"]["cluster"].endswith("/nearest")
 
 
+def test_a_call_goes_to_the_home_that_it_names_and_else_to_its_own_region() -> None:
+    service = CONTRACT.services["isthmus.channels.v1.ChannelService"]
+    moved = next(m for m in service.methods if Role.OPERATOR in m.callers.roles)
+    method = replace(
+        moved,
+        locality=Locality.HOME,
+        callers=replace(moved.callers, workloads=frozenset({"overview"})),
+    )
+    methods = tuple(method if m is moved else m for m in service.methods)
+    services = {**CONTRACT.services, service.name: replace(service, methods=methods)}
+    contract = replace(CONTRACT, services=services)
+    for document in (
+        compile_edge(contract, TOPOLOGY, place("eu", EDGE)),
+        compile_sidecar(contract, TOPOLOGY, place("eu", "overview")),
+    ):
+        found = [
+            (route["match"].get("headers", []), route["route"]["cluster"])
+            for each in json.loads(document.bootstrap)["static_resources"]["listeners"]
+            for host in each["filter_chains"][0]["filters"][-1]["typed_config"]
+            .get("route_config", {})
+            .get("virtual_hosts", ())
+            for route in host["routes"]
+            if route["match"].get("path") == method.path
+        ]
+        homes = [
+            (headers[0]["name"], headers[0]["string_match"]["exact"], cluster)
+            for headers, cluster in found
+            if headers
+        ]
+        assert homes == [
+            ("x-isthmus-home", region, f"channels/pinned/{region}")
+            for region in TOPOLOGY.region_names
+        ]
+        # The first that matches is taken, so the one for all comes last.
+        assert found[-1] == ([], "channels/local")
+
+
 def test_render_is_validated_by_envoy_and_reproducible(tmp_path: Path) -> None:
     one = replace(TOPOLOGY, regions=TOPOLOGY.regions[:1])
     first = render(CONTRACT, one, place, tmp_path / "a")

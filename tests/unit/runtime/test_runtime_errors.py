@@ -55,6 +55,15 @@ def test_replications_errors_have_a_status(error: Exception, code: grpc.StatusCo
     assert (answer.code, answer.message) == (code, "x")
 
 
+def test_a_home_is_named_to_whoever_asked_elsewhere() -> None:
+    answer = typed(replication.NotHome(("isthmus.tests.Person", "p"), "us", "eu"))
+    assert answer is not None and answer.code is grpc.StatusCode.FAILED_PRECONDITION
+    found = error_details_pb2.ErrorInfo()
+    assert answer.status().details[0].Unpack(found)
+    assert (found.reason, dict(found.metadata)) == ("NOT_HOME", {"home": "us"})
+    assert "send the request to us" in answer.message
+
+
 def test_a_group_is_its_first_typed_member() -> None:
     found = errors.NotFound("x", reason="X")
     inner = ExceptionGroup("inner", [ValueError(), found])

@@ -68,7 +68,11 @@ class _LocalityEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Locality.Val
     LOCALITY_LOCAL: _Locality.ValueType  # 2
     """The caller's own region only."""
     LOCALITY_HOME: _Locality.ValueType  # 3
-    """The home region of the entity that the request names."""
+    """The home region of the entity that the request names, by a field called as the entity's key. The
+    caller's own region is asked first; if it is not the home it answers FAILED_PRECONDITION with the
+    reason NOT_HOME and the home's name, and does nothing. Whoever repeats the call with that name in
+    the header `x-isthmus-home` is led there; Isthmus' own clients do.
+    """
     LOCALITY_PINNED: _Locality.ValueType  # 4
     """The region that the caller names: links between regions use it. No failover, no ejection."""
 
@@ -82,7 +86,11 @@ LOCALITY_NEAREST: Locality.ValueType  # 1
 LOCALITY_LOCAL: Locality.ValueType  # 2
 """The caller's own region only."""
 LOCALITY_HOME: Locality.ValueType  # 3
-"""The home region of the entity that the request names."""
+"""The home region of the entity that the request names, by a field called as the entity's key. The
+caller's own region is asked first; if it is not the home it answers FAILED_PRECONDITION with the
+reason NOT_HOME and the home's name, and does nothing. Whoever repeats the call with that name in
+the header `x-isthmus-home` is led there; Isthmus' own clients do.
+"""
 LOCALITY_PINNED: Locality.ValueType  # 4
 """The region that the caller names: links between regions use it. No failover, no ejection."""
 Global___Locality: _TypeAlias = Locality  # noqa: Y015
