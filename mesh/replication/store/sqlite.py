@@ -109,6 +109,7 @@ class SqliteStore:
         self._history_types = frozenset(history_types)
         self._broken: StoreBroken | None = None
         self._pruned_ms = 0
+        self._discreet = False
         self._path = folder / f"{group}.sqlite3"
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -340,7 +341,10 @@ class SqliteStore:
         return self.journal_bytes if found is None else found
 
     def receipts(self, after: ReceiptKey, most_bytes: int, until_ms: int) -> list[Receipt]:
-        """The kept results of operations after a key, by key, and up to a time."""
+        """The kept results of operations after a key, by key, and up to a time.
+
+        They are for others: bare, if anything of the group stays here.
+        """
         found: list[Receipt] = []
         size = 0
         with self._translated():
@@ -350,7 +354,7 @@ class SqliteStore:
                 (*after, until_ms),
             )
             for row in rows:
-                found.append(Receipt(*row))
+                found.append(Receipt(*row).bare() if self._discreet else Receipt(*row))
                 size += len(found[-1].response) + 128
                 if size >= most_bytes:
                     break
@@ -406,7 +410,9 @@ class SqliteStore:
     def resident_fields(self, declared: Iterable[ResidentField]) -> frozenset[ResidentField]:
         """See `mesh.replication.store.Store`."""
         with self._transaction() as cursor:
-            return residents.remember(cursor, declared)
+            remembered = residents.remember(cursor, declared)
+        self._discreet = bool(remembered)
+        return remembered
 
     def close(self) -> None:
         """Lets go of the store."""

@@ -206,6 +206,9 @@ async def test_a_result_stays_as_well(tmp_path: Path, caplog: pytest.LogCaptureF
         with pytest.raises(OperationUnknown, match="its result stays there"):
             await us.change(lambda tx: tx.delete(Person, "p"), KEPT)
         assert us.get().title == "t"
+        # What a snapshot would hold of it.
+        (receipt,) = eu.group.log.receipts(("", "", ""), 1 << 20, 1 << 60)
+        assert (receipt.request_id, receipt.digest, receipt.response) == ("r1", b"", b"")
         await linked(eu, us)
         nowhere(caplog, eu, us)
         (wire,) = us.wires.values()
@@ -276,6 +279,8 @@ async def test_it_stays_also_after_the_home_was_rolled_back(
         assert eu.get().pin == (VALUE if "pin" in fields else b"")
         await linked(eu, us)
         nowhere(caplog, eu, us)
+        receipts = eu.group.log.receipts(("", "", ""), 1 << 20, 1 << 60)
+        assert receipts and not any(each.response for each in receipts)
         # And when it comes forward again nothing is lost.
         for region in (eu, us):
             await region.stop()
