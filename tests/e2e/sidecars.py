@@ -33,6 +33,8 @@ from mesh.identity.enrolment import Credentials
 from mesh.identity.spiffe import DeviceId, Identity, OperatorId, WorkloadId
 from mesh.local.wan import Wan
 from mesh.place import EDGE, Place
+from mesh.runtime.errors import FailedPrecondition, abort
+from mesh.runtime.home_calls import HomeCalls
 from mesh.topology import Topology
 
 SERVICE = "test.v1.BetaService"
@@ -83,6 +85,12 @@ METHODS = (
     # The same with a short life.
     _method("Brief", server_streaming=True, timeout=None, stream_max_age=1.0),
     _method("Operate", Callers(roles=frozenset({Role.OPERATOR})), **_REPEATABLE),
+    # The home of what it names is us.
+    _method(
+        "Homed",
+        Callers(workloads=frozenset({"alpha"}), roles=frozenset({Role.OPERATOR})),
+        locality=Locality.HOME,
+    ),
     _method("Report", Callers(roles=frozenset({Role.DEVICE})), locality=Locality.LOCAL),
 )
 ENROLLED_MS = 1_700_000_000_123
@@ -122,7 +130,7 @@ class App:
         checked = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checked, self._server)
         unary = dict.fromkeys(("Echo", "Operate", "Report"), self._echo)
-        unary |= dict.fromkeys(("Once", "Again", "Slow"), self._hold)
+        unary |= dict.fromkeys(("Once", "Again", "Slow"), self._hold) | {"Homed": self._homed}
         handlers: dict[str, grpc.RpcMethodHandler] = {
             name: grpc.unary_unary_rpc_method_handler(self._counted(name, does))
             for name, does in unary.items()
@@ -154,6 +162,13 @@ class App:
     async def _echo(self, request: bytes, context: Any) -> bytes:
         metadata = dict(context.invocation_metadata())
         return f"{self.region} {metadata.get('x-forwarded-client-cert', '')}".encode()
+
+    async def _homed(self, request: bytes, context: Any) -> bytes:
+        if self.region != "us":
+            await abort(
+                context, FailedPrecondition("ask us", reason="NOT_HOME", metadata={"home": "us"})
+            )
+        return b"us"
 
     async def _hold(self, request: bytes, context: Any) -> bytes:
         await asyncio.Event().wait()
@@ -231,8 +246,10 @@ class SmallMesh:
             await app.stop()
         await self.wan.close()
 
-    def egress(self, region: str, workload: str, authority_: str = "beta") -> grpc.aio.Channel:
-        """What an application dials: its own sidecar."""
+    def egress(
+        self, region: str, workload: str, authority_: str = "beta", *, homes: bool = False
+    ) -> grpc.aio.Channel:
+        """What an application dials: its own sidecar; `homes` if the client looks for homes."""
         channel = grpc.aio.insecure_channel(
             f"unix:{self.place(region, workload).egress_socket}",
             options=[
@@ -240,6 +257,7 @@ class SmallMesh:
                 ("grpc.enable_retries", 0),
                 ("grpc.use_local_subchannel_pool", 1),
             ],
+            interceptors=[HomeCalls()] if homes else [],
         )
         self._channels.append(channel)
         return channel

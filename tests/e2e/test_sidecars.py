@@ -21,6 +21,7 @@ from mesh.agent import EnrolmentRefused, PortTaken, SidecarDied, State
 from mesh.envoy import bootstrap
 from mesh.identity.spiffe import DeviceId, OperatorId, WorkloadId
 from mesh.local.wan import HEALTHY, Fault
+from mesh.place import EDGE
 from mesh.runtime.principal import from_header
 from tests.e2e.sidecars import DOMAIN, ENROLLED_MS, SmallMesh, call, path, status_of
 from tests.support.ports import free_blocks
@@ -137,6 +138,20 @@ async def test_edges_check_roles_and_pass_the_principal_on(mesh: SmallMesh) -> N
         mesh.topology.edge("eu"), WorkloadId(DOMAIN, "eu", "alpha"), "edge.eu.mesh.test"
     )
     assert (await status_of(call(workload, "Operate")))[0] == DENIED
+
+
+async def test_a_call_finds_its_home(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("us", "beta"), ("eu", "alpha"), ("eu", EDGE))
+    apps = mesh.apps
+    refused = await status_of(call(mesh.egress("eu", "alpha"), "Homed"))
+    assert refused == (grpc.StatusCode.FAILED_PRECONDITION, "ask us")
+    assert (apps["eu"].seen["Homed"], apps["us"].seen["Homed"]) == (1, 0)
+    assert await call(mesh.egress("eu", "alpha", homes=True), "Homed") == "us"
+    assert (apps["eu"].seen["Homed"], apps["us"].seen["Homed"]) == (2, 1)
+    # Whoever knows the home is led there at once, through an edge as well.
+    operator = mesh.through_edge("eu", OPERATOR)
+    assert await call(operator, "Homed", {"x-isthmus-home": "us"}) == "us"
+    assert (apps["eu"].seen["Homed"], apps["us"].seen["Homed"]) == (2, 2)
 
 
 async def test_connections_beyond_the_limit_are_closed_and_the_application_goes_on(
