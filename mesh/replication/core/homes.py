@@ -67,15 +67,10 @@ def home_of(state: EntityState, path: bytes) -> str:
 
 def anew(state: Mapping[CellKey, State], origin: Origin) -> dict[CellKey, bytes]:
     """The deltas by which an origin writes cells, as they are, into a generation without any."""
-    found = {}
-    for (path, rule), cell in state.items():
-        delta = _anew(rule, cell, origin)
-        if delta is not None:
-            found[path, rule] = delta
-    return found
+    return {key: _anew(key[1], cell, origin) for key, cell in state.items()}
 
 
-def _anew(rule: int, cell: State, origin: Origin) -> bytes | None:
+def _anew(rule: int, cell: State, origin: Origin) -> bytes:
     match rule:
         case cells.LATEST | cells.FIRST:
             value: bytes = cell[3]
@@ -89,6 +84,8 @@ def _anew(rule: int, cell: State, origin: Origin) -> bytes | None:
         case cells.SET:
             return cells.Set.delta(None, origin, cells.Set.elements(cell))
         case cells.MAP | cells.KEEP_BOTH:
-            return dots.delta(None, origin, sorted(cells.RULES[rule].values(cell)), ())
+            # Of values that stand under one name the last written is read, as it was before.
+            entries = sorted((clock, dot, value) for dot, (clock, value) in cell[0].items())
+            return dots.delta(None, origin, [value for _, _, value in entries], ())
         case _:
             return cells.RULES[rule].encode(cell)
