@@ -8,7 +8,7 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 from mesh.replication.core import entities, homes
-from mesh.replication.core.cells import FIRST, Stamp
+from mesh.replication.core.cells import FIRST, RULES, Stamp
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.journal import Journal
@@ -111,6 +111,11 @@ def moving(
         return None
     if origin.region != home and not (to == origin.region and (take or not home)):
         raise NotHome(entity, home, origin.region)
+    if any(rule not in RULES for _, rule in state.cells):
+        raise NotReplicated(
+            f"{schema.name} {entity[1]!r} holds changes that this version cannot read: move its "
+            "home from a region of a newer version"
+        )
     message = schema.message_class()
     setattr(message, schema.home.names[-1], to)
     deltas = homes.anew(state.cells, origin)
