@@ -99,7 +99,7 @@ def egress(contract: Contract, topology: Topology, region: str, workload: str) -
                 targets.add(to)
     refused = f"the contract does not let workload {workload} call this"
     tables = [
-        _host(authority, [authority], [*routes, _refuse(refused)])
+        _host(authority, [authority], [*routes, _refuse(refused)], retrying=True)
         for authority, routes in hosts.items()
     ]
     tables.append(_host("refused", ["*"], [_refuse(refused)]))
@@ -154,7 +154,7 @@ def edge(contract: Contract, topology: Topology) -> Routes:
                 rbac.allow(METRICS_POLICY, rbac.roles(page.callers.roles, topology)),
             )
         )
-    return Routes([_host("edge", ["*"], routes)], frozenset(targets))
+    return Routes([_host("edge", ["*"], routes, retrying=True)], frozenset(targets))
 
 
 def served(contract: Contract, workload: str) -> Iterator[Method]:
@@ -271,5 +271,13 @@ def _refuse(why: str) -> route.Route:
     )
 
 
-def _host(name: str, domains: Iterable[str], routes: list[route.Route]) -> route.VirtualHost:
-    return route.VirtualHost(name=name, domains=list(domains), routes=routes)
+def _host(
+    name: str, domains: Iterable[str], routes: list[route.Route], *, retrying: bool = False
+) -> route.VirtualHost:
+    # Who gets a second attempt must be able to tell: the first may have arrived elsewhere.
+    return route.VirtualHost(
+        name=name,
+        domains=list(domains),
+        routes=routes,
+        include_request_attempt_count=retrying,
+    )

@@ -92,6 +92,10 @@ class Committer:
         self._wake.set()
         return future
 
+    async def run(self, store: Callable[[], None]) -> None:
+        """Stores something beside the journal, between two commits. Raises `StoreError`."""
+        await asyncio.get_running_loop().run_in_executor(self._thread, store)
+
     def refuse(self, writes: Sequence[Write], error: Exception | None = None) -> None:
         """Tells writers that their writes are lost."""
         for write in writes:

@@ -6,7 +6,7 @@
     │   ├── NotFound               a change of an entity that does not live
     │   ├── NotReplicated          no such entity, field or rule in the group's contract
     │   ├── RequestIdReused        a request id came back with another request
-    │   ├── OperationUnknown       a request was done before, and its result cannot be told
+    │   ├── OperationUnknown       a request may have been done before: that cannot be told here
     │   ├── RightsShort            a bounded counter cannot give as much here now
     │   ├── NotHome                another region is the entity's home, and writes it
     │   ├── ResidentDurability     HOME_REGION values cannot be durable in other regions
@@ -162,7 +162,14 @@ class RightsShort(WriteError):
 
 
 class OperationUnknown(WriteError):
-    """The request was done before, and its result cannot be told here: ask another region."""
+    """Whether a request was done before, or with which result, cannot be told here.
+
+    `regions` are those that know.
+    """
+
+    def __init__(self, message: str, regions: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.regions = tuple(regions)
 
 
 class WriteTooLarge(WriteError):

@@ -15,16 +15,18 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 from isthmus.mesh.v1 import status_pb2
-from isthmus.replication.v1 import frame_pb2
+from isthmus.replication.v1 import frame_pb2, link_pb2
 
 from mesh.contracts.model import Contract
 from mesh.replication import conflicts, residency
+from mesh.replication.claims import Claiming
 from mesh.replication.committer import Committer
 from mesh.replication.core import etags
 from mesh.replication.core.clocks import Origin, Vector, covers, milliseconds, vector_to_proto
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import DELETE, EntityKey
 from mesh.replication.core.frames import Frame
+from mesh.replication.core.grants import Claims, Operation
 from mesh.replication.core.journal import SALT_BITS, Journal, Visible, Write
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
@@ -140,7 +142,15 @@ class Group:
         )
         self._committing = Waiting()
         self._acknowledging = Waiting()
-        self._operations = Operations(store)
+        self._operations = Operations(
+            name, store, lambda context: self._left(context.deadline), self._arrived, self.now_ms
+        )
+        self._claiming = Claiming(
+            self,
+            Claims(journal.region, store.fences()),
+            self._operations.known,
+            discreet=schema.discreet,
+        )
         self._horizon = Horizon(journal, store, self.members, keep_bytes, self.now_ms)
         self._committer = Committer(
             name, journal, store, unflushed, self._visible, self._horizon.tend
@@ -223,6 +233,7 @@ class Group:
     def connect(self, dial: Dial) -> None:
         """Links with all peers. `dial` gives a channel on which to call the peer's LinkService."""
         self._links.start(dial)
+        self._claiming.connect(dial)
 
     async def leave(self) -> None:
         """Ends links, both ways, and watchers; reads and writes go on until `close`."""
@@ -231,6 +242,7 @@ class Group:
             self._tick.cancel()
             await asyncio.gather(self._tick, return_exceptions=True)
         await self._links.close()
+        await self._claiming.close()
         await self._scrubber.close()
         for watcher in self._watchers:
             watcher.close()
@@ -327,13 +339,15 @@ class Group:
         """Runs `change` and returns what it returned, once its changes are durable here.
 
         If `change` raises, nothing is written. A repeat of a request id returns the first result
-        without running `change`. Raises `WriteError`s; `RequestIdReused` if the id came with
-        another request; `DurabilityPending` if the write is durable here, and not within the
-        deadline in as many regions as the context asks for.
+        without running `change`; of one that says so, and is not known here, the other regions are
+        asked first. Raises `WriteError`s; `RequestIdReused` if the id came with another request;
+        `OperationUnknown` if a region that may have done it cannot be asked within the deadline;
+        `DurabilityPending` if the write is durable here, and not within the deadline in as many
+        regions as the context asks for.
         """
         self._committer.check_open()
         now_ms = self.now_ms()
-        repeated = await self._operations.repeated(context, now_ms)
+        repeated = await self._operations.repeated(context, self._claiming)
         if repeated is not None:
             # Where it went is not kept: what is here by now includes it.
             await self._reach_durability(dict(self.journal.vector), context)
@@ -392,13 +406,14 @@ class Group:
 
         Raises `NotYetHere` at `deadline` (seconds on the group's monotonic clock).
         """
-        if not await self._committing.until(
-            lambda: covers(self.journal.vector, seen), self._left(deadline)
-        ):
+        if not await self._arrived(seen, self._left(deadline)):
             vector = self.journal.vector
             missing = self.unseen(seen).items()
             behind = {origin: sequence - vector.get(origin, 0) for origin, sequence in missing}
             raise NotYetHere(self.name, self.region, behind)
+
+    async def _arrived(self, vector: Vector, seconds: float | None) -> bool:
+        return await self._committing.until(lambda: covers(self.journal.vector, vector), seconds)
 
     def _left(self, deadline: float | None) -> float | None:
         return None if deadline is None else deadline - self._monotonic()
@@ -476,7 +491,28 @@ class Group:
             entities_of_unknown_types=self._parked.foreign,
         )
 
-    # For the links.
+    # For the links and for claims.
+
+    async def claim(self, by: str, request: link_pb2.ClaimRequest) -> link_pb2.ClaimResponse:
+        """What a peer is told that asks for an operation. Raises `StoreError`."""
+        return await self._claiming.answer(by, request)
+
+    @property
+    def operations_doubled(self) -> int:
+        """Operations that two regions did, as found here since the start."""
+        return self._operations.doubled
+
+    def claimed_from(self) -> builtins.list[str]:
+        """The regions that may have done an operation: all members but this one."""
+        return [peer for peer in self.peers if self.members.table.holds(peer)]
+
+    def position(self) -> Vector:
+        """What is here."""
+        return self.journal.vector
+
+    async def fence(self, operation: Operation, time_ms: int) -> None:
+        """Makes durable that an operation was granted to another region."""
+        await self._committer.run(lambda: self._store.fence(operation, time_ms))
 
     def now_ms(self) -> int:
         """The wall clock in milliseconds."""
@@ -533,6 +569,7 @@ class Group:
             decided = tuple(self._conflict_views(visible.conflicts))
             for watcher in tuple(self._watchers):
                 watcher.offer(Batch(changes, decided))
+        self._operations.met(visible.doubled)
         for frame in visible.frames:
             self.changes_applied += frame.count
             if self._on_applied is not None and frame.origin.region != self.region:

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 from isthmus.replication.v1 import link_pb2, link_pb2_grpc
 
 from mesh.replication.core import links as core
 from mesh.replication.core.errors import LinkFault, WrongRegion
+from mesh.replication.errors import StoreError
 from mesh.replication.group import Group
 
 _log = logging.getLogger("isthmus.replication")
 
 ServicerContext = grpc.aio.ServicerContext[link_pb2.FollowRequest, link_pb2.FollowResponse]
-PeerRegion = Callable[[ServicerContext], str]
+PeerRegion = Callable[[grpc.aio.ServicerContext[Any, Any]], str]
 """Tells from which region a call comes, by the caller's certificate."""
 
 _POLL_SECONDS = core.HEARTBEAT_MS / 1000 / 2
@@ -67,6 +69,24 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
             group.commit_signals.discard(signal)
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def Claim(
+        self,
+        request: link_pb2.ClaimRequest,
+        context: grpc.aio.ServicerContext[link_pb2.ClaimRequest, link_pb2.ClaimResponse],
+    ) -> link_pb2.ClaimResponse:
+        """Answers a region that is asked for an operation which may have been done here."""
+        group, peer = self._group, self._peer_region(context)
+        if peer not in group.peers or request.group != group.name:
+            await context.abort(
+                grpc.StatusCode.FAILED_PRECONDITION,
+                f"{peer!r} asks for {request.group!r}; here is {group.name} in {group.region}, "
+                f"whose peers are {', '.join(group.peers)}",
+            )
+        try:
+            return await group.claim(peer, request)
+        except StoreError as error:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
     async def _read(
         self,

@@ -20,6 +20,7 @@ class WriteContext:
 
     With a `request_id` the write's result is kept for a day under (actor, method, request_id), and
     a repeat returns it. `request_digest` tells a repeat from another request under the same id.
+    `repeated` says that it was sent before, perhaps to another region, which may have done it.
     It is acknowledged once `durability` is reached, which is waited for until `deadline` (seconds
     on the group's monotonic clock; None: for ever).
     """
@@ -29,6 +30,7 @@ class WriteContext:
     request_id: str = ""
     method: str = ""
     request_digest: bytes = b""
+    repeated: bool = False
     durability: Durability = Durability.REGION
     deadline: float | None = None
 

@@ -19,13 +19,14 @@ class Call:
     """One call: its full method name (`/package.Service/Method`) and who makes it.
 
     `durability` is the contract's; `deadline` is when to answer at the latest (seconds of
-    `time.monotonic`; None: a stream).
+    `time.monotonic`; None: a stream). `repeated`: its request may have arrived before.
     """
 
     method: str
     principal: Principal
     durability: Durability = Durability.REGION
     deadline: float | None = None
+    repeated: bool = False
 
 
 current: ContextVar[Call] = ContextVar("isthmus_call")
@@ -60,6 +61,7 @@ def call_context(request: Message) -> WriteContext:
         request_digest=hashlib.sha256(request.SerializeToString(deterministic=True)).digest()
         if request_id
         else b"",
+        repeated=call.repeated,
         durability=call.durability,
         deadline=call.deadline,
     )

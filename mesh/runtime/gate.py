@@ -18,6 +18,7 @@ import structlog
 from google.protobuf.message import Message
 from opentelemetry import metrics
 
+from mesh.runtime.attempts import repeated
 from mesh.runtime.authorization import Rule, authorize
 from mesh.runtime.context import Call, current, trace_parent
 from mesh.runtime.errors import InvalidArgument, Unauthenticated, abort
@@ -93,14 +94,17 @@ class Gate(grpc.aio.ServerInterceptor):
                 if handler.request_streaming
                 else grpc.unary_unary_rpc_method_handler
             )
-            behavior = self._answered(handler, details.method, header, token)
+            again = repeated(details.invocation_metadata or ())
+            behavior = self._answered(handler, details.method, header, token, again)
         return kind(behavior, handler.request_deserializer, handler.response_serializer)
 
-    def _answered(self, handler: Any, method: str, header: str, token: bytes) -> Callable[..., Any]:
+    def _answered(
+        self, handler: Any, method: str, header: str, token: bytes, again: bool
+    ) -> Callable[..., Any]:
         inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def behavior(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with self._call(method, header, context) as call:
+            async with self._call(method, header, context, again) as call:
                 seen = await self._sessions.enter(self._rules[method], token, call.deadline)
                 checked = self._checked(request, context)
                 if isinstance(request, Message):
@@ -148,7 +152,11 @@ class Gate(grpc.aio.ServerInterceptor):
 
     @asynccontextmanager
     async def _call(
-        self, method: str, header: str, context: grpc.aio.ServicerContext[Any, Any]
+        self,
+        method: str,
+        header: str,
+        context: grpc.aio.ServicerContext[Any, Any],
+        again: bool = False,
     ) -> AsyncIterator[Call]:
         started = perf_counter()
         principal: Principal | None = None
@@ -157,7 +165,7 @@ class Gate(grpc.aio.ServerInterceptor):
             principal = self._admit(method, header)
             # Never reset: each call is a task, and so a context, of its own.
             rule = self._rules[method]
-            call = Call(method, principal, rule.durability, _deadline(rule, context))
+            call = Call(method, principal, rule.durability, _deadline(rule, context), again)
             current.set(call)
             yield call
             code = _status_code(context.code()) if context.code() else code

@@ -1,5 +1,7 @@
 """The client's side of a session: it carries a token whose inside is not its business.
 
+It also says of a request with an id that it was sent before, through whichever edge.
+
 Tokens are Protobuf messages that merge when they are put one after the other, so nothing has to be
 read to keep what several responses say.
 """
@@ -11,6 +13,8 @@ from typing import Any
 
 import grpc
 
+from mesh.runtime.attempts import Attempts
+
 METADATA_KEY = "isthmus-token-bin"
 
 
@@ -19,6 +23,7 @@ class SessionTokens(grpc.aio.UnaryUnaryClientInterceptor):
 
     def __init__(self) -> None:
         self.token = b""
+        self._attempts = Attempts()
 
     async def intercept_unary_unary(
         self,
@@ -29,9 +34,13 @@ class SessionTokens(grpc.aio.UnaryUnaryClientInterceptor):
         """Sends what was seen, and takes note of what the response has seen."""
         sent = self.token
         details = client_call_details
-        if sent:
+        again = self._attempts.sending(request)
+        if sent or again:
             metadata = grpc.aio.Metadata(*(details.metadata or ()))
-            metadata.add(METADATA_KEY, sent)
+            if sent:
+                metadata.add(METADATA_KEY, sent)
+            if again:
+                metadata.add(*again)
             details = grpc.aio.ClientCallDetails(
                 details.method,
                 details.timeout,

@@ -169,6 +169,11 @@ def _observe_group(meter: metrics.Meter, group: Group) -> None:
 
     for name, field, text in (
         ("writes", "writes_accepted", "Writes that were made durable here."),
+        (
+            "operations_doubled",
+            "operations_doubled",
+            "Operation ids that two regions took for new, each for a first attempt.",
+        ),
         ("changes_applied", "changes_applied", "Changes of any region that became visible here."),
     ):
         meter.create_observable_counter(

@@ -64,8 +64,12 @@ def from_replication(error: ReplicationError) -> RpcError:
             return AlreadyExists(text, reason="ALREADY_EXISTS")
         case Missing():
             return NotFound(text, reason="NOT_FOUND")
+        # Aborted, as below: another attempt elsewhere would know no more.
         case OperationUnknown():
-            return Aborted(text, reason="OPERATION_UNKNOWN")
+            regions = ",".join(error.regions)
+            return Aborted(
+                text, reason="OPERATION_UNKNOWN", metadata={"regions": regions} if regions else {}
+            )
         case RequestIdReused():
             return InvalidArgument(text, reason="REQUEST_ID_REUSED")
         case OriginChanged():

@@ -27,12 +27,14 @@ from mesh.replication.core.clocks import COUNTER_BITS, HybridClock, Origin
 from mesh.replication.core.columns import of_changes
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import UPSERT, EntityState
+from mesh.replication.core.grants import Claims
 from mesh.replication.core.journal import Batch, Journal
 from mesh.replication.core.snapshots import Position
 from mesh.replication.schema import GroupSchema
 from mesh.replication.transaction import Transaction
 from tests.simulation.disk import Disk
 from tests.simulation.region import Region
+from tests.simulation.repeats import Repeats
 
 Bug = Callable[[], Iterator[None]]
 BUGS: dict[str, Callable[[], Any]] = {}
@@ -329,6 +331,24 @@ def the_pieces_of_a_snapshot_are_not_checked() -> Iterator[None]:
 @_bug
 def a_snapshot_takes_the_place_of_what_is_here() -> Iterator[None]:
     with _replaced(intake, "join", lambda one, other: other):
+        yield
+
+
+@_bug
+def fences_are_not_stored() -> Iterator[None]:
+    with _replaced(Disk, "fence", lambda disk, operation: None):
+        yield
+
+
+@_bug
+def a_repeat_asks_nobody() -> Iterator[None]:
+    real = Repeats.attempt
+
+    def attempt(self: Repeats, id: str, write: Any, **_: Any) -> None:
+        with _replaced(Claims, "is_fenced", lambda *_: False):
+            real(self, id, write, repeated=False)
+
+    with _replaced(Repeats, "attempt", attempt):
         yield
 
 

@@ -15,6 +15,7 @@ from mesh.replication.core import entities
 from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState, checksum
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
+from mesh.replication.core.grants import Operation
 from mesh.replication.core.journal import Recovered
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.receipts import Receipt, ReceiptKey
@@ -36,6 +37,7 @@ class Record:
     staging: Staging | None = None
     cut: Mapping[Origin, int] = field(default_factory=dict)
     residents: Mapping[EntityKey, bytes | None] = field(default_factory=dict)
+    fence: Operation | None = None
 
 
 class Disk:
@@ -57,6 +59,7 @@ class Disk:
         self._header: bytes | None = None
         self._pieces: list[Piece] = []
         self._place = 0
+        self.fences: dict[Operation, int] = {}
         for record in self.records:
             self._index(record)
 
@@ -87,6 +90,10 @@ class Disk:
                 cut[origin] = lasts[gone - 1]
         self.records.append(Record(_OVERHEAD, cut=cut))
         return cut
+
+    def fence(self, operation: Operation) -> None:
+        """Writes that an operation was granted, unsynced."""
+        self.records.append(Record(_OVERHEAD, fence=operation))
 
     def sync(self) -> None:
         """All that was written will survive a power cut; readers see it."""
@@ -148,6 +155,8 @@ class Disk:
         return found
 
     def _index(self, record: Record) -> None:
+        if record.fence is not None:
+            self.fences[record.fence] = 0
         for frame in record.frames:
             self._place += 1
             origin = frame.origin

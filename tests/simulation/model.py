@@ -66,6 +66,9 @@ class Model:
         self.tokens: deque[tuple[Vector, int, str]] = deque(maxlen=16)
         """What readers took along: a token, the writes that they had seen, and where."""
         self._writes: list[Planned] = []
+        self.operations: dict[str, int] = {}
+        """By operation id, its attempts that were not answered by the result of another one."""
+        self._disks_lost = False
         self._by_key: dict[str, int] = {}
         self._numbers: dict[tuple[Origin, int], int] = {}
         self._digests: dict[int, tuple[str, bytes]] = {}
@@ -159,6 +162,7 @@ class Model:
         What only the old one held may be gone, and its positions may be given anew.
         """
         held = list(disks)
+        self._disks_lost = True
         self._numbers = {
             (origin, sequence): number
             for (origin, sequence), number in self._numbers.items()
@@ -178,8 +182,16 @@ class Model:
             raise Violation(f"{region} and {other} show the same writes and differ in their state")
 
     def complete(self) -> None:
-        """All regions show the same writes, and all that were acknowledged."""
+        """All regions show the same writes, and all that were acknowledged.
+
+        Of the attempts of one operation there is one at most; with a disk, what was promised of an
+        operation may be lost.
+        """
         shown = {region: held.writes for region, held in self.held.items()}
+        for id, attempts in self.operations.items():
+            for writes in shown.values():
+                if (attempts & writes).bit_count() > 1 and not self._disks_lost:
+                    raise Violation(f"operation {id} took effect as {_named(attempts & writes)}")
         for region, writes in shown.items():
             missing = self.acknowledged & ~writes
             if missing:

@@ -33,7 +33,17 @@ def plan(seed: int, most_regions: int = 100) -> list[str]:
             lines.append(f"read {random.choice(names)}")
         else:
             lines += random.choice(faults)(random, names)
-    return [*lines, "settle"]
+    return [*_with_operations(seed, lines, names), "settle"]
+
+
+def _with_operations(seed: int, lines: list[str], names: list[str]) -> list[str]:
+    """A third of the seeds repeat operations too; the rest of a plan is as it is without them."""
+    random = Random(f"operations {seed}")  # noqa: S311 # repeatable on purpose
+    if random.random() < 0.3:
+        for _ in range(random.randint(1, 4)):
+            at = random.randint(3, len(lines))
+            lines[at:at] = _operation(random, names)
+    return lines
 
 
 def _regions(random: Random) -> int:
@@ -216,6 +226,25 @@ def _version(random: Random, names: list[str]) -> list[str]:
 def _tamper(random: Random, names: list[str]) -> list[str]:
     one, other = _two(random, names)
     return [f"tamper {one}>{other}"]
+
+
+def _operation(random: Random, names: list[str]) -> list[str]:
+    one, other = _two(random, names)
+    id, key = f"o{random.getrandbits(40)}", random.choice(KEYS[:2])
+    first, same, again = (
+        f"attempt {one} {id} {key}",
+        f"repeat {one} {id} {key}",
+        f"repeat {other} {id} {key}",
+    )
+    shortly = f"wait {random.choice((5, 8, 12, 16, 20, 25))}"
+    match random.randrange(4):
+        case 0:
+            return [first, *_maybe_wait(random), again, *_maybe_wait(random), same]
+        case 1:  # the repeat overtakes the first attempt
+            return [again, shortly, f"isolate {one}", *_kill(random, [one]), first, "heal", same]
+        case 2:
+            return [*_partition(random, names), first, again, *_maybe_wait(random), again]
+    return [f"delay {other}>{one} 20", again, shortly, same, *_maybe_wait(random), first, "heal"]
 
 
 FAULTS: tuple[Maker, ...] = (

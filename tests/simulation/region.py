@@ -14,6 +14,7 @@ from mesh.replication.core.clocks import Vector, covers
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.grants import Operation
 from mesh.replication.core.journal import Batch, Journal, Write
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import Hearing
@@ -21,6 +22,7 @@ from tests.simulation import residency
 from tests.simulation.disk import Disk, Record
 from tests.simulation.follower import Follower, Stream
 from tests.simulation.model import Violation
+from tests.simulation.repeats import Repeats
 from tests.support.regions import CHANNEL, SCHEMA
 
 if TYPE_CHECKING:
@@ -86,6 +88,7 @@ class Region:
         self.hearing = Hearing(self.peers)
         self.serving: dict[Stream, None] = {}
         self.followers = {peer: Follower(self, peer) for peer in self.peers}
+        self.repeats = Repeats(self)
         self._pending: dict[int, tuple[Write, int]] = {}
         self._linked: set[str] = set()
         self._busy = self._installing = False
@@ -158,10 +161,15 @@ class Region:
     @property
     def seen(self) -> int:
         """The writes that a writer sees here."""
+        return self.world.model.held[self.name].writes | self.pending
+
+    @property
+    def pending(self) -> int:
+        """The writes that are in flight here."""
         pending = 0
         for _, bit in self._pending.values():
             pending |= bit
-        return self.world.model.held[self.name].writes | pending
+        return pending
 
     def write(
         self, number: int, change: Callable[[Transaction], None], stays: residency.Values
@@ -236,6 +244,24 @@ class Region:
         self._busy = self._installing = False
         self.refuse(self.journal.failed(batch))
         self.world.timeline.after(RETRY_MS, self.living(self.commit))
+
+    def fence(self, operation: Operation, then: Callable[[], None]) -> None:
+        """Stores that an operation was granted, between two commits."""
+        after = self.world.timeline.after
+        if self._busy:
+            after(1, self.living(lambda: self.fence(operation, then)))
+            return
+        self._busy = True
+        if not self.disk_full:
+            self.disk.fence(operation)
+        after(self.disk_ms, self.living(lambda: self._fenced(then)))
+
+    def _fenced(self, then: Callable[[], None]) -> None:
+        self._busy = False
+        if not self.disk_full:
+            self.disk.sync()
+            then()
+        self.commit()
 
     def flush(self) -> None:
         """Begins to store states; commits go in between the pieces."""

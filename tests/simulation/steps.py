@@ -6,6 +6,8 @@ write REGION KEY,... F=V...   home_region=stays-REGION-V stays in the region
 add|remove REGION KEY,... labels=a,b
 increment REGION KEY,... takeovers=N
 delete REGION KEY,...
+attempt REGION ID KEY         increments takeovers, as an operation with an id that is sent once
+repeat REGION ID KEY          the same operation, as one that was perhaps sent elsewhere before
 read REGION                   compares all that a reader sees with the model
 wait MS
 partition A B | A>B           cuts both directions, or one
@@ -118,10 +120,27 @@ class Script:
     def do_increment(self, name: str, keys: str, *fields: str) -> None:
         self._write("increment", name, keys, fields)
 
+    def do_attempt(self, name: str, id: str, key: str) -> None:
+        self._operation(name, id, key, repeated=False)
+
+    def do_repeat(self, name: str, id: str, key: str) -> None:
+        self._operation(name, id, key, repeated=True)
+
+    def _operation(self, name: str, id: str, key: str, *, repeated: bool) -> None:
+        region = self.world.regions[name]
+        if region.up:
+            region.repeats.attempt(
+                id,
+                lambda: self._write("increment", name, key, ("takeovers=1",), id),
+                repeated=repeated,
+            )
+
     def do_delete(self, name: str, keys: str) -> None:
         self._write("delete", name, keys, ())
 
-    def _write(self, verb: str, name: str, keys: str, fields: Sequence[str]) -> None:
+    def _write(
+        self, verb: str, name: str, keys: str, fields: Sequence[str], operation: str = ""
+    ) -> None:
         region = self.world.regions[name]
         if not region.up:
             return
@@ -151,6 +170,8 @@ class Script:
         if residency.FIELD in values:
             stays = {op.key: (op.generation, values[residency.FIELD]) for op in ops}
         number = model.plan(seen)
+        if operation:
+            model.operations[operation] = model.operations.get(operation, 0) | 1 << number
         for op in ops:
             model.note(number, op)
         try:

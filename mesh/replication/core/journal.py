@@ -139,7 +139,8 @@ class Visible:
 
     `living` is by how many more entities live; `conflicts` are the concurrent values between which
     merging decided; `lost` are local writes that came behind the decision that the region leaves
-    its group; `residents` are the sections of HOME_REGION cells that change, as they were before.
+    its group; `residents` are the sections of HOME_REGION cells that change, as they were before;
+    `doubled` are results of operations that another region had done too.
     """
 
     before: dict[EntityKey, EntityState | None] = field(default_factory=dict)
@@ -149,6 +150,7 @@ class Visible:
     conflicts: list[Conflict] = field(default_factory=list)
     lost: list[Write] = field(default_factory=list)
     residents: Settled = field(default_factory=dict)
+    doubled: list[Receipt] = field(default_factory=list)
 
 
 @dataclass
@@ -415,7 +417,7 @@ class Journal:
         frames += self._admit(vector)
         if not frames and not writes and staging is None:
             return None
-        receipts = [write.receipt for write in writes if write.receipt is not None]
+        receipts = [_receipt(write) for write in writes if write.receipt is not None]
         merged = self._merge(writes, frames, local)
         self._in_flight = self._settle(
             Batch(frames, writes, vector, receipts, local, merged, staging=staging)
@@ -663,6 +665,14 @@ class Journal:
     def unread(self) -> list[Unread]:
         """What waits here for a newer version, by type, path and rule."""
         return list(unread(self.committed, self._parked))
+
+
+def _receipt(write: Write) -> Receipt:
+    """A write's receipt, of the time that it has in every region: that of its last change."""
+    assert write.receipt is not None  # noqa: S101 # its caller looked
+    if not write.count:
+        return write.receipt
+    return write.receipt._replace(time_ms=milliseconds(write.columns.clocks[-1]))
 
 
 def _receipts(writes: Iterable[Write]) -> Iterator[tuple[int, Receipt]]:

@@ -16,6 +16,9 @@ from mesh.replication.core.clocks import milliseconds
 ReceiptKey = tuple[str, str, str]
 """A receipt's actor, method and request id."""
 
+KEPT_MS = 24 * 3600 * 1000
+"""For how long an operation id is known: a day."""
+
 
 class Receipt(NamedTuple):
     """The kept result of an operation; `digest` is the request's. Without a type it is `bare`."""

@@ -10,6 +10,7 @@ from mesh.replication.core.clocks import Origin
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.frames import StoredFrame
+from mesh.replication.core.grants import Operation
 from mesh.replication.core.journal import Batch, Recovered
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 
@@ -32,8 +33,8 @@ class HistoryRow(NamedTuple):
 class Store(Protocol):
     """One group's store in one region; one process has it open.
 
-    `commit`, `flush` and `trim` are called from one thread, the others from another. All raise the
-    `StoreError`s of `mesh.replication.errors`. `journal_bytes` is the size of all frames.
+    `commit`, `flush`, `fence` and `trim` are called from one thread, the others from another. All
+    raise the `StoreError`s of `mesh.replication.errors`. `journal_bytes` is the size of all frames.
     """
 
     journal_bytes: int
@@ -78,6 +79,12 @@ class Store(Protocol):
 
     def receipt(self, actor: str, method: str, request_id: str) -> Receipt | None:
         """The kept result of an operation."""
+
+    def fence(self, operation: Operation, time_ms: int) -> None:
+        """Makes durable that an operation was granted to another region."""
+
+    def fences(self) -> Mapping[Operation, int]:
+        """The operations that were granted to other regions, the oldest first, and when."""
 
     def history(self, entity: EntityKey, most: int) -> list[HistoryRow]:
         """An entity's changes, newest first."""

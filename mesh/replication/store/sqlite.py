@@ -21,6 +21,7 @@ from mesh.replication.core.digest import bucket_of
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import FormatUnknown, JournalDamaged
 from mesh.replication.core.frames import Frame, StoredFrame
+from mesh.replication.core.grants import Operation
 from mesh.replication.core.journal import Batch, Recovered
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.receipts import Receipt, ReceiptKey
@@ -35,14 +36,20 @@ from mesh.replication.errors import (
     StoreMismatch,
     StoreTooNew,
 )
-from mesh.replication.store import HistoryRow, ResidentField, residents, snapshots, trimming
+from mesh.replication.store import (
+    HistoryRow,
+    ResidentField,
+    operations,
+    residents,
+    snapshots,
+    trimming,
+)
 from mesh.replication.store.conflicts import keep, kept
 from mesh.replication.store.states import state_row
 
 FORMAT = 1
 """The version of the tables, kept as `user_version`."""
 
-RECEIPTS_KEPT_MS = 24 * 3600 * 1000
 _APPLICATION_ID = 0x49535448  # "ISTH"
 _PRUNE_EVERY_MS = 600 * 1000
 
@@ -63,12 +70,6 @@ CREATE TABLE states (
   bucket INTEGER NOT NULL, type TEXT NOT NULL, key TEXT NOT NULL, state BLOB NOT NULL,
   hash BLOB NOT NULL, PRIMARY KEY (bucket, type, key)
 ) WITHOUT ROWID;
-CREATE TABLE receipts (
-  actor TEXT NOT NULL, method TEXT NOT NULL, request_id TEXT NOT NULL, digest BLOB NOT NULL,
-  type TEXT NOT NULL, response BLOB NOT NULL, time_ms INTEGER NOT NULL,
-  PRIMARY KEY (actor, method, request_id)
-) WITHOUT ROWID;
-CREATE INDEX receipts_by_time ON receipts (time_ms);
 CREATE TABLE conflicts (
   place INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, key TEXT NOT NULL,
   generation INTEGER NOT NULL, path BLOB NOT NULL, rule INTEGER NOT NULL,
@@ -156,7 +157,7 @@ class SqliteStore:
 
     def _create(self, group: str, region: str) -> None:
         with self._transaction() as cursor:
-            for statement in [*_TABLES.split(";"), snapshots.TABLES]:
+            for statement in [*(_TABLES + operations.TABLES).split(";"), snapshots.TABLES]:
                 cursor.execute(statement)
             cursor.execute(f"PRAGMA application_id={_APPLICATION_ID}")
             cursor.execute(f"PRAGMA user_version={FORMAT}")
@@ -261,14 +262,8 @@ class SqliteStore:
                 " SET sequence = excluded.sequence, hash = excluded.hash, clock = excluded.clock",
                 [(*f.origin, f.last, f.hash, f.newest) for f in batch.frames],
             )
-            cursor.executemany(
-                "INSERT OR REPLACE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", batch.receipts
-            )
-            cursor.executemany(
-                # What this region answered itself stands.
-                "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [receipt for frame in batch.frames for receipt in frame.receipts],
-            )
+            came = [receipt for frame in batch.frames for receipt in frame.receipts]
+            batch.merged.doubled = operations.keep(cursor, batch.receipts, came)
             cursor.executemany(
                 "INSERT OR REPLACE INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                 self._history_rows(batch.frames),
@@ -304,7 +299,7 @@ class SqliteStore:
     def _prune(self, cursor: sqlite3.Cursor, now_ms: int) -> None:
         if now_ms - self._pruned_ms >= _PRUNE_EVERY_MS:
             self._pruned_ms = now_ms
-            cursor.execute("DELETE FROM receipts WHERE time_ms < ?", (now_ms - RECEIPTS_KEPT_MS,))
+            operations.prune(cursor, now_ms)
 
     def flush(
         self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None = None
@@ -382,11 +377,17 @@ class SqliteStore:
     def receipt(self, actor: str, method: str, request_id: str) -> Receipt | None:
         """The kept result of an operation."""
         with self._translated():
-            row = self._reader.execute(
-                "SELECT * FROM receipts WHERE actor = ? AND method = ? AND request_id = ?",
-                (actor, method, request_id),
-            ).fetchone()
-        return None if row is None else Receipt(*row)
+            return operations.kept(self._reader, (actor, method, request_id))
+
+    def fence(self, operation: Operation, time_ms: int) -> None:
+        """Makes durable that an operation was granted to another region."""
+        with self._transaction() as cursor:
+            operations.fence(cursor, operation, time_ms)
+
+    def fences(self) -> dict[Operation, int]:
+        """The operations that were granted to other regions, and when."""
+        with self._translated():
+            return operations.fences(self._reader)
 
     def history(self, entity: EntityKey, most: int) -> list[HistoryRow]:
         """An entity's changes, newest first."""

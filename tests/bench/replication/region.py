@@ -13,6 +13,7 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +25,27 @@ from mesh.replication import Group, LinkServicer, WriteContext
 from mesh.replication.core.clocks import Vector
 from mesh.runtime.host import ANSWER_LIMIT
 from tests.bench.replication import contract, payload
-from tests.bench.replication.settings import Settings
 from tests.bench.replication.writing import upsert
 
 _CONTEXT = {
     "region": WriteContext(actor="spiffe://bench/operator/writer"),
     "peer": WriteContext(actor="spiffe://bench/operator/writer", durability=Durability.ONE_PEER),
 }
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Where a region lives: `folder` for its store, `sockets` for those of all regions."""
+
+    region: str
+    regions: tuple[str, ...]
+    folder: str
+    sockets: str
+
+    @property
+    def peers(self) -> tuple[str, ...]:
+        """The other regions."""
+        return tuple(region for region in self.regions if region != self.region)
 
 
 class Region:
@@ -191,13 +206,8 @@ async def obey(region: Region) -> None:
             raise
 
 
-# Answers alone go out there; what else is printed goes where errors go.
-_ANSWERS = os.dup(1)
-os.dup2(2, 1)
-
-
 def _answer(value: Any) -> None:
-    os.write(_ANSWERS, json.dumps(value).encode() + b"\n")
+    os.write(1, json.dumps(value).encode() + b"\n")
 
 
 async def _main(settings: Settings) -> None:

@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mesh import topology as topologies
-from mesh.agent import Sidecar
-from mesh.identity.spiffe import WorkloadId
-from mesh.local.ports import claim_blocks
-from mesh.local.wan import Wan
-from mesh.place import Place
 from tests.bench.replication import contract
-from tests.bench.replication.settings import Settings
-from tests.e2e.sidecars import DOMAIN, SmallMesh
+from tests.bench.replication.region import Settings
 
 START_SECONDS = 60.0
 
@@ -106,11 +98,25 @@ class Process:
 
 
 class Regions:
-    """Some regions of one group; `root` is a folder for what they keep."""
+    """Some regions of one group in a folder of their own."""
 
-    def __init__(self, processes: Mapping[str, Process], root: Path) -> None:
-        self.processes = processes
+    def __init__(self, names: Iterable[str], root: Path) -> None:
+        names = tuple(names)
         self.root = root
+        self.processes = {
+            name: Process(
+                name,
+                [
+                    sys.executable,
+                    "-m",
+                    "tests.bench.replication.region",
+                    json.dumps(asdict(Settings(name, names, str(root / name), str(root)))),
+                ],
+                root / f"{name}.log",
+                {},
+            )
+            for name in names
+        }
 
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
@@ -142,63 +148,15 @@ class Regions:
 
 
 @asynccontextmanager
-async def running(*names: str, sidecars: bool = False) -> AsyncIterator[Regions]:
-    """Linked regions without a past, over Unix sockets, or through sidecars with mTLS."""
+async def running(*names: str) -> AsyncIterator[Regions]:
+    """Linked regions without a past."""
+    if not contract.IMAGE.exists():
+        contract.compile_contract()
     root = Path(tempfile.mkdtemp(prefix="ist-"))
-    async with AsyncExitStack() as stack:
-        stack.callback(shutil.rmtree, root)
-        if sidecars:
-            places = await stack.enter_async_context(meshed(*names))
-            processes = {place.region: hosted(place) for place in places}
-        else:
-            processes = {name: _direct(name, names, root) for name in names}
-        regions = Regions(processes, root)
-        stack.push_async_callback(regions.stop)
+    regions = Regions(names, root)
+    try:
         await regions.start()
         yield regions
-
-
-def _direct(name: str, names: tuple[str, ...], root: Path) -> Process:
-    settings = json.dumps(asdict(Settings(name, names, str(root / name), str(root))))
-    command = [sys.executable, "-m", "tests.bench.replication.region", settings]
-    return Process(name, command, root / f"{name}.log", {})
-
-
-def hosted(place: Place) -> Process:
-    """A region that runs as a real workload."""
-    for folder in (place.run, place.data, place.logs):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    command = [sys.executable, "-m", "tests.bench.replication.hosted"]
-    environment = os.environ | place.environment()
-    return Process(place.region, command, place.logs / "service.log", environment)
-
-
-@asynccontextmanager
-async def meshed(*names: str) -> AsyncIterator[list[Place]]:
-    """Places for the workload in each region (eu and us), with running sidecars."""
-    state, run = (Path(tempfile.mkdtemp(prefix=name)) for name in ("isthmus-", "ist-"))
-    claim = claim_blocks(2)
-    small = SmallMesh(state, run, list(claim.bases))
-    text = small.topology.path.read_text()
-    small.topology.path.write_text(text.replace("alpha, beta, gamma", contract.WORKLOAD))
-    topology = topologies.load(small.topology.path)
-    wan = Wan(topology)
-    sidecars: list[Sidecar] = []
-    try:
-        await wan.start()
-        places = [small.place(name, contract.WORKLOAD) for name in names]
-        for place in places:
-            place.run.mkdir(parents=True, mode=0o700)
-            identity = WorkloadId(DOMAIN, place.region, contract.WORKLOAD)
-            small.credentials(identity, place.region).write(place.identity)
-            sidecars.append(Sidecar(contract.load(), topology, place))
-            await sidecars[-1].start()
-        yield places
     finally:
-        for sidecar in sidecars:
-            await sidecar.kill()
-        await wan.close()
-        await small.close()
-        claim.release()
-        shutil.rmtree(run)
-        shutil.rmtree(state)
+        await regions.stop()
+        shutil.rmtree(root)

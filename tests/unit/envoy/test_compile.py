@@ -194,6 +194,16 @@ def test_no_route_retries_unless_its_method_is_idempotent() -> None:
     assert retried > 10
 
 
+@pytest.mark.parametrize("workload", TOPOLOGY.workloads)
+def test_who_gets_a_retry_is_told_which_attempt_it_is(workload: str) -> None:
+    for host in hosts("eu", workload, "egress"):
+        retried = any("retry_policy" in r.get("route", {}) for r in host["routes"])
+        assert not retried or host["include_request_attempt_count"]
+    # What a caller's own sidecar counted passes.
+    for host in hosts("eu", workload, "inbound"):
+        assert not host.get("include_request_attempt_count")
+
+
 def test_every_retry_of_the_contract_is_in_some_callers_sidecar() -> None:
     retried = {r["match"]["path"] for r in every_route() if "retry_policy" in r.get("route", {})}
     assert retried == {path for path, method in METHODS.items() if method.retry is not None}

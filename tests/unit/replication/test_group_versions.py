@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import protovalidate
 import pytest
 from google.protobuf.message import Message
+from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1.frame_pb2 import FrameBody
 
 from mesh.replication import Origin, Transaction, WriteContext
@@ -18,7 +20,7 @@ from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.frames import StoredFrame
 from mesh.replication.schema import generated_class
 from tests.support.versions import EXTRA, ITEM, NEW, OLD, Version
-from tests.unit.replication.test_group_links import Region, equal, until
+from tests.unit.replication.test_group_links import Channel, Region, equal, regions, until
 
 CONTEXT = WriteContext(actor="operator/first")
 
@@ -154,6 +156,24 @@ async def test_a_rolling_upgrade_and_downgrade_lose_nothing(tmp_path: Path) -> N
             assert region.item.grade > 7 and region.item.size.height > 0
             assert set(region.item.tags) == tags
             assert not region.group.status().parked
+
+
+async def test_rules_of_values_stop_no_apply(tmp_path: Path) -> None:
+    """What a region accepted that had no rule yet is applied and read where there is one."""
+    async with regions(tmp_path, "eu", "us") as (eu, us):
+        wide = Channel(channel_id="c1", profile=channel_pb2.Profile(width=9999))
+        assert protovalidate.Validator().collect_violations(wide)
+
+        def create(tx: Transaction) -> Channel:
+            tx.create(wide)
+            return wide
+
+        await eu.group.write(create, CONTEXT)
+        await until(lambda: equal(eu, us))
+        assert us.group.get(Channel, "c1") == wide
+        await us.title("c1", "as before")
+        await until(lambda: equal(eu, us))
+        assert eu.group.get(Channel, "c1").profile.width == 9999
 
 
 async def test_a_frame_of_an_unknown_format_waits_in_sight(

@@ -12,8 +12,8 @@ from isthmus.replication.v1 import snapshot_pb2
 from mesh.replication import errors
 from mesh.replication.core import snapshots
 from mesh.replication.core.journal import Journal, Recovered
-from mesh.replication.core.receipts import Receipt
-from mesh.replication.store.sqlite import RECEIPTS_KEPT_MS, SqliteStore
+from mesh.replication.core.receipts import KEPT_MS, Receipt
+from mesh.replication.store.sqlite import SqliteStore
 from mesh.replication.transaction import Transaction
 from tests.support.regions import CHANNEL, FIRST_OPERATOR, SCHEMA
 
@@ -212,7 +212,7 @@ def test_receipts_are_kept_for_a_day(tmp_path: Path) -> None:
     found = store.receipt("first", "m", "old")
     assert found is not None and found.response == b"r"
     assert store.receipt("second", "m", "old") is None
-    later = 1001 + RECEIPTS_KEPT_MS
+    later = 1_000_001 + KEPT_MS
     writer.write("c1", "b", Receipt("first", "m", "new", b"d", "type", b"r", later), later)
     writer.commit()
     assert store.receipt("first", "m", "old") is None

@@ -79,6 +79,130 @@ LINK_ERROR_REASON_LEFT: LinkErrorReason.ValueType  # 17
 Global___LinkErrorReason: _TypeAlias = LinkErrorReason  # noqa: Y015
 
 @_typing.final
+class ClaimRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GROUP_FIELD_NUMBER: _builtins.int
+    ACTOR_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    group: _builtins.str
+    actor: _builtins.str
+    """The operation: the principal that asked for it, the method's full name, and its id."""
+    method: _builtins.str
+    request_id: _builtins.str
+    def __init__(
+        self,
+        *,
+        group: _builtins.str = ...,
+        actor: _builtins.str = ...,
+        method: _builtins.str = ...,
+        request_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["actor", b"actor", "group", b"group", "method", b"method", "request_id", b"request_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ClaimRequest: _TypeAlias = ClaimRequest  # noqa: Y015
+
+@_typing.final
+class ClaimResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class Granted(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Busy(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        def __init__(
+            self,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    @_typing.final
+    class Done(_message.Message):
+        """It was done. Who has all up to `vector` has what it wrote."""
+
+        DESCRIPTOR: _descriptor.Descriptor
+
+        VECTOR_FIELD_NUMBER: _builtins.int
+        REQUEST_DIGEST_FIELD_NUMBER: _builtins.int
+        RESPONSE_TYPE_FIELD_NUMBER: _builtins.int
+        RESPONSE_FIELD_NUMBER: _builtins.int
+        TIME_FIELD_NUMBER: _builtins.int
+        request_digest: _builtins.bytes
+        """SHA-256 of the request. Empty, like the response, if the result does not leave its region."""
+        response_type: _builtins.str
+        """The full name of the response's message type, and its bytes."""
+        response: _builtins.bytes
+        @_builtins.property
+        def vector(self) -> _frame_pb2.Vector: ...
+        @_builtins.property
+        def time(self) -> _timestamp_pb2.Timestamp: ...
+        def __init__(
+            self,
+            *,
+            vector: _frame_pb2.Vector | None = ...,
+            request_digest: _builtins.bytes = ...,
+            response_type: _builtins.str = ...,
+            response: _builtins.bytes = ...,
+            time: _timestamp_pb2.Timestamp | None = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time", "vector", b"vector"]  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["request_digest", b"request_digest", "response", b"response", "response_type", b"response_type", "time", b"time", "vector", b"vector"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    GRANTED_FIELD_NUMBER: _builtins.int
+    BUSY_FIELD_NUMBER: _builtins.int
+    DONE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def granted(self) -> Global___ClaimResponse.Granted:
+        """It was not begun here."""
+
+    @_builtins.property
+    def busy(self) -> Global___ClaimResponse.Busy:
+        """This region asks for it too, and goes first."""
+
+    @_builtins.property
+    def done(self) -> Global___ClaimResponse.Done: ...
+    def __init__(
+        self,
+        *,
+        granted: Global___ClaimResponse.Granted | None = ...,
+        busy: Global___ClaimResponse.Busy | None = ...,
+        done: Global___ClaimResponse.Done | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "done", b"done", "granted", b"granted", "verdict", b"verdict"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["busy", b"busy", "done", b"done", "granted", b"granted", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_verdict: _TypeAlias = _typing.Literal["granted", "busy", "done"]  # noqa: Y015
+    _WhichOneofArgType_verdict: _TypeAlias = _typing.Literal["verdict", b"verdict"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_verdict) -> _WhichOneofReturnType_verdict | None: ...
+
+Global___ClaimResponse: _TypeAlias = ClaimResponse  # noqa: Y015
+
+@_typing.final
 class FollowRequest(_message.Message):
     """From the receiver of changes to their sender."""
 

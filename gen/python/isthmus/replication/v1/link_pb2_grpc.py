@@ -41,6 +41,11 @@ class LinkServiceStub:
                 request_serializer=isthmus_dot_replication_dot_v1_dot_link__pb2.FollowRequest.SerializeToString,
                 response_deserializer=isthmus_dot_replication_dot_v1_dot_link__pb2.FollowResponse.FromString,
                 _registered_method=True)
+        self.Claim = channel.unary_unary(
+                '/isthmus.replication.v1.LinkService/Claim',
+                request_serializer=isthmus_dot_replication_dot_v1_dot_link__pb2.ClaimRequest.SerializeToString,
+                response_deserializer=isthmus_dot_replication_dot_v1_dot_link__pb2.ClaimResponse.FromString,
+                _registered_method=True)
 
 
 class LinkServiceServicer:
@@ -56,6 +61,14 @@ class LinkServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Claim(self, request, context):
+        """Asks for an operation that was perhaps begun here, before a repeat of it is done in the region
+        that asks. Who grants it keeps that on disk, and does not begin it later without asking.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LinkServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -63,6 +76,11 @@ def add_LinkServiceServicer_to_server(servicer, server):
                     servicer.Follow,
                     request_deserializer=isthmus_dot_replication_dot_v1_dot_link__pb2.FollowRequest.FromString,
                     response_serializer=isthmus_dot_replication_dot_v1_dot_link__pb2.FollowResponse.SerializeToString,
+            ),
+            'Claim': grpc.unary_unary_rpc_method_handler(
+                    servicer.Claim,
+                    request_deserializer=isthmus_dot_replication_dot_v1_dot_link__pb2.ClaimRequest.FromString,
+                    response_serializer=isthmus_dot_replication_dot_v1_dot_link__pb2.ClaimResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -94,6 +112,33 @@ class LinkService:
             '/isthmus.replication.v1.LinkService/Follow',
             isthmus_dot_replication_dot_v1_dot_link__pb2.FollowRequest.SerializeToString,
             isthmus_dot_replication_dot_v1_dot_link__pb2.FollowResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Claim(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.replication.v1.LinkService/Claim',
+            isthmus_dot_replication_dot_v1_dot_link__pb2.ClaimRequest.SerializeToString,
+            isthmus_dot_replication_dot_v1_dot_link__pb2.ClaimResponse.FromString,
             options,
             channel_credentials,
             insecure,

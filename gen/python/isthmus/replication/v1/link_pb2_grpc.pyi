@@ -39,6 +39,10 @@ class LinkServiceStub:
     """One link: the caller receives, the callee sends. The caller opens with Hello; the callee
     answers with its own Hello and then sends frames as far as its credit reaches.
     """
+    Claim: _grpc.UnaryUnaryMultiCallable[_link_pb2.ClaimRequest, _link_pb2.ClaimResponse]
+    """Asks for an operation that was perhaps begun here, before a repeat of it is done in the region
+    that asks. Who grants it keeps that on disk, and does not begin it later without asking.
+    """
 
 @_typing.type_check_only
 class LinkServiceAsyncStub(LinkServiceStub):
@@ -50,6 +54,10 @@ class LinkServiceAsyncStub(LinkServiceStub):
     Follow: _aio.StreamStreamMultiCallable[_link_pb2.FollowRequest, _link_pb2.FollowResponse]  # type: ignore[assignment]
     """One link: the caller receives, the callee sends. The caller opens with Hello; the callee
     answers with its own Hello and then sends frames as far as its credit reaches.
+    """
+    Claim: _aio.UnaryUnaryMultiCallable[_link_pb2.ClaimRequest, _link_pb2.ClaimResponse]  # type: ignore[assignment]
+    """Asks for an operation that was perhaps begun here, before a repeat of it is done in the region
+    that asks. Who grants it keeps that on disk, and does not begin it later without asking.
     """
 
 class LinkServiceServicer(metaclass=_abc_1.ABCMeta):
@@ -65,6 +73,16 @@ class LinkServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_link_pb2.FollowResponse], _abc.AsyncIterator[_link_pb2.FollowResponse]]:
         """One link: the caller receives, the callee sends. The caller opens with Hello; the callee
         answers with its own Hello and then sends frames as far as its credit reaches.
+        """
+
+    @_abc_1.abstractmethod
+    def Claim(
+        self,
+        request: _link_pb2.ClaimRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_link_pb2.ClaimResponse, _abc.Awaitable[_link_pb2.ClaimResponse]]:
+        """Asks for an operation that was perhaps begun here, before a repeat of it is done in the region
+        that asks. Who grants it keeps that on disk, and does not begin it later without asking.
         """
 
 def add_LinkServiceServicer_to_server(servicer: LinkServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
