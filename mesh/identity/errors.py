@@ -5,6 +5,7 @@ IdentityError
 ├── SigningRequestRefused    the CSR is not one that the authority signs
 ├── IssuerExpired            the issuing certificate cannot sign any longer
 ├── IdentityFolderError      the folder holds no usable identity
+├── StatementRefused         a workload's statement was not made by whom it names
 └── TokenRefused             unknown, used, expired, or of another region or authority
 """
 
@@ -33,6 +34,10 @@ class IdentityFolderError(IdentityError):
 
 class TokenRefused(IdentityError):
     """The join token cannot be used here. What a caller is told never says which reason it was."""
+
+
+class StatementRefused(IdentityError):
+    """A statement was not made by whom it names, at the time that it names."""
 
 
 class AuthorityUnreachable(IdentityError):

@@ -31,6 +31,7 @@ from mesh.replication.errors import (
 from mesh.replication.feed import FeedServicer, follow_feed
 from mesh.replication.group import Applied, Group
 from mesh.replication.serve import LinkServicer
+from mesh.replication.signing import WorkloadSigning
 from mesh.replication.transaction import Transaction
 from mesh.replication.views import (
     Batch,
@@ -87,6 +88,7 @@ __all__ = [
     "View",
     "WatchEvent",
     "WatcherTooSlow",
+    "WorkloadSigning",
     "WriteContext",
     "WriteError",
     "WriteNotStored",

@@ -30,6 +30,7 @@ from mesh.replication.core.grants import Claims, Operation
 from mesh.replication.core.journal import SALT_BITS, Journal, Visible, Write
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
+from mesh.replication.core.signatures import Keyring, Signing
 from mesh.replication.core.tokens import reduced
 from mesh.replication.errors import DurabilityPending, NotYetHere, RightsShort
 from mesh.replication.horizon import KEPT_BYTES, Horizon
@@ -182,6 +183,7 @@ class Group:
         class_of: ClassOf = generated_class,
         keep_bytes: int = KEPT_BYTES,
         known: Known = KNOWN,
+        signing: Signing | None = None,
     ) -> Group:
         """Opens, recovers and starts a group.
 
@@ -189,8 +191,10 @@ class Group:
         that is silent for `lost_after` seconds is not reachable. `home` is the region that decides
         about members at first (default: the first by name), the same in all; who is beyond `limits`
         is marked. `on_applied` is called for each frame of another region; `keep_bytes` of the
-        journal are kept although all have them; what comes and is not `known` is parked. Raises
-        `SchemaError` and `StoreError`.
+        journal are kept although all have them; what comes and is not `known` is parked. `signing`
+        proves to others what is written here, when it comes to them through a third region, and
+        checks what comes here so; without it nothing relayed is taken. Raises `SchemaError` and
+        `StoreError`.
         """
         schema = GroupSchema((*contract.group_entities(name), MEMBERS), class_of)
         digest = contract.group_digests.get(name, b"")
@@ -207,9 +211,9 @@ class Group:
             raise
         # The time alone may come again, with a clock that is set back and a disk that is lost.
         salt = secrets.randbits(SALT_BITS)
-        journal = Journal(
-            region, others, digest, recovered, clock() // 1_000_000, salt, home, known
-        )
+        keys = Keyring(name, signing, recovered.keys)
+        now_ms = clock() // 1_000_000
+        journal = Journal(region, others, digest, recovered, now_ms, salt, home, known, keys)
         group = cls(
             name,
             journal,

@@ -7,6 +7,7 @@ that come twice count once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -148,8 +149,13 @@ class _Follower:
     def _open(self, stub: link_pb2_grpc.LinkServiceAsyncStub) -> _Stream:
         stream = _Stream(self, self._group, stub)
         self._streams.add(stream)
-        stream.task.add_done_callback(lambda _: self._streams.discard(stream))
+        stream.task.add_done_callback(lambda task: self._gone(stream, task))
         return stream
+
+    def _gone(self, stream: _Stream, task: asyncio.Task[None]) -> None:
+        self._streams.discard(stream)
+        if not task.cancelled():
+            task.exception()  # nobody else may ask for it: a follower that ends looks no more
 
     async def _renew(self, stub: link_pb2_grpc.LinkServiceAsyncStub, old: _Stream) -> _Stream:
         """Opens the next stream while the old one goes on; keeps the old one if that fails."""
@@ -208,7 +214,9 @@ class _Follower:
     def settle(self) -> None:
         """Says what is due to the peer."""
         for stream in self._streams:
-            stream.settle()
+            # A fault is raised again where it ends the stream: with the next message, or heartbeat.
+            with contextlib.suppress(LinkFault):
+                stream.settle()
 
     def relay(self, lost: Iterable[str]) -> None:
         """Wants lost regions' changes from this peer too."""
@@ -312,7 +320,9 @@ class _Stream:
         self.settle()
 
     def settle(self) -> None:
-        """Says what became durable, and what is wanted now."""
+        """Takes what is proven, says what became durable, and what is wanted now."""
+        if self._receiver.release():
+            self._group.frames_came()
         if self.greeted.is_set():
             messages = self._receiver.settle() + self._receiver.want(self._follower.wanted())
             for message in messages + self._receiver.compare(self._group.now_ms()):

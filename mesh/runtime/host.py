@@ -21,6 +21,7 @@ from isthmus.replication.v1 import feed_pb2_grpc, link_pb2_grpc, members_pb2_grp
 
 from mesh.contracts import Contract, ContractError
 from mesh.contracts import load as load_contract
+from mesh.identity.spiffe import WorkloadId
 from mesh.place import Place, PlaceError
 from mesh.replication import (
     FeedServicer,
@@ -28,6 +29,7 @@ from mesh.replication import (
     LinkServicer,
     ReplicationError,
     WatchEvent,
+    WorkloadSigning,
     follow_feed,
 )
 from mesh.runtime import logs
@@ -226,6 +228,12 @@ class Host:
             clock=self.clock,
             home=self.topology.region_names[0],
             on_applied=self._telemetry.applied,
+            signing=WorkloadSigning(
+                name,
+                WorkloadId(self.topology.trust_domain, self.region, self.place.workload),
+                self.place.identity,
+                self.clock,
+            ),
         )
         self._sessions.open(self._group)
         self.add(

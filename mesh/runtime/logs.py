@@ -25,22 +25,30 @@ def configure(place: Place) -> None:
     level = logging.getLevelNamesMapping().get(
         os.environ.get("ISTHMUS_LOG_LEVEL", "info").upper(), logging.INFO
     )
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _trace,
+        structlog.processors.format_exc_info,
+    ]
+    render = structlog.processors.JSONRenderer()
     structlog.configure(
-        processors=[
-            structlog.contextvars.merge_contextvars,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            _trace,
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
+        processors=[*shared, render],
         wrapper_class=structlog.make_filtering_bound_logger(level),
         logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
         cache_logger_on_first_use=False,
     )
     structlog.contextvars.bind_contextvars(region=place.region, workload=place.workload)
     # Libraries log through the standard library; what they have to say goes the same way.
-    logging.basicConfig(level=max(level, logging.WARNING), stream=sys.stdout, format="%(message)s")
+    handler = logging.StreamHandler(sys.stdout)
+    remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[remove, render], pass_foreign_args=False
+        )
+    )
+    logging.basicConfig(level=max(level, logging.WARNING), handlers=[handler])
 
 
 def redacted(message: Message) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from mesh.replication.core import (
     intake,
     journal,
     links,
+    relayed,
     residents,
     snapshots,
     tokens,
@@ -29,6 +30,7 @@ from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import UPSERT, EntityState
 from mesh.replication.core.grants import Claims
 from mesh.replication.core.journal import Batch, Journal
+from mesh.replication.core.signatures import Keyring, Verdict
 from mesh.replication.core.snapshots import Position
 from mesh.replication.schema import GroupSchema
 from mesh.replication.transaction import Transaction
@@ -98,16 +100,16 @@ def tombstones_are_forgotten() -> Iterator[None]:
 
 @_bug
 def a_frame_that_comes_again_is_applied_again() -> Iterator[None]:
-    real = Journal.receive
+    real = Journal.take
 
-    def receive(self: Journal, body: bytes, *rest: Any) -> Any:
-        frame, new = real(self, body, *rest)
+    def take(self: Journal, frame: Any) -> bool:
+        new = real(self, frame)
         if not new:
             frame.states = [entities.received(change) for change in frame.changes]
             self.waiting.setdefault(frame.origin, journal.deque()).append(frame)
-        return frame, new
+        return new
 
-    with _replaced(Journal, "receive", receive):
+    with _replaced(Journal, "take", take):
         yield
 
 
@@ -138,14 +140,32 @@ def a_removal_also_removes_what_it_had_not_seen() -> Iterator[None]:
 
 
 @_bug
-def the_chain_of_what_is_relayed_is_not_checked() -> Iterator[None]:
-    real = Journal.receive
+def the_chain_is_not_checked() -> Iterator[None]:
+    def follow(frame: Any, *_: Any) -> None:
+        pass
 
-    def receive(self: Journal, body: bytes, hash: bytes, *rest: Any) -> Any:
-        with _replaced(journal, "chain", lambda previous, body: hash):
-            return real(self, body, hash, *rest)
+    with _replaced(journal, "follow", follow), _replaced(relayed, "follow", follow):
+        yield
 
-    with _replaced(Journal, "receive", receive):
+
+@_bug
+def a_relay_is_trusted() -> Iterator[None]:
+    def examine(self: Keyring, *_: Any) -> Verdict:
+        return Verdict.PROVEN
+
+    with _replaced(Keyring, "examine", examine):
+        yield
+
+
+@_bug
+def what_nobody_signed_is_taken() -> Iterator[None]:
+    real = Keyring.examine
+
+    def examine(self: Keyring, *arguments: Any) -> Verdict:
+        found = real(self, *arguments)
+        return Verdict.PROVEN if found is Verdict.UNPROVEN else found
+
+    with _replaced(Keyring, "examine", examine):
         yield
 
 

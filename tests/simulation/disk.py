@@ -21,6 +21,7 @@ from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recovery import Position, recover
 from mesh.replication.core.residents import Settled
+from mesh.replication.core.signatures import Key
 from mesh.replication.core.snapshots import Piece, Staged, Staging
 
 _OVERHEAD = 64
@@ -38,6 +39,7 @@ class Record:
     cut: Mapping[Origin, int] = field(default_factory=dict)
     residents: Mapping[EntityKey, bytes | None] = field(default_factory=dict)
     fence: Operation | None = None
+    keys: tuple[bytes, ...] = ()
 
 
 class Disk:
@@ -64,13 +66,20 @@ class Disk:
             self._index(record)
 
     def commit(
-        self, frames: Iterable[Frame], settled: Settled, staging: Staging | None = None
+        self,
+        frames: Iterable[Frame],
+        settled: Settled,
+        staging: Staging | None = None,
+        keys: Iterable[Key] = (),
     ) -> None:
         """Writes a commit, unsynced."""
         kept = tuple(frames)
         residents = {e: entities.encode(state) if state else None for e, state in settled.items()}
+        statements = tuple(key.statement for key in keys)
         size = _OVERHEAD + sum(len(f.body) for f in kept)
-        self.records.append(Record(size, kept, residents=residents, staging=staging))
+        self.records.append(
+            Record(size, kept, residents=residents, staging=staging, keys=statements)
+        )
 
     def flush(
         self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None
@@ -142,6 +151,7 @@ class Disk:
         if self._header is not None:
             recovered.staged = Staged(self._header, list(self._pieces))
         recovered.residents = self._residents()
+        recovered.keys = [statement for record in self.records for statement in record.keys]
         return recovered
 
     def _residents(self) -> dict[EntityKey, EntityState]:
@@ -161,13 +171,22 @@ class Disk:
             self._place += 1
             origin = frame.origin
             stored = StoredFrame(
-                self._place, origin, frame.first, frame.last, frame.body, frame.hash
+                self._place,
+                origin,
+                frame.first,
+                frame.last,
+                frame.body,
+                frame.hash,
+                frame.signature,
             )
             self._frames.setdefault(origin, []).append((stored, frame))
             self._lasts.setdefault(origin, []).append(frame.last)
             before = self._positions.get(origin, Position(0, GENESIS, 0, GENESIS))
             self._positions[origin] = before._replace(
-                sequence=frame.last, hash=frame.hash, clock=frame.newest
+                sequence=frame.last,
+                hash=frame.hash,
+                clock=frame.newest,
+                signature=frame.signature,
             )
         self._states.update(record.states)
         for origin, sequence in record.watermark.items():

@@ -9,6 +9,7 @@ from isthmus.replication.v1 import link_pb2
 from mesh.replication.core import links
 from mesh.replication.core.clocks import covers, vector_from_proto
 from mesh.replication.core.errors import LinkFault
+from tests.simulation.liar import Liar
 from tests.simulation.model import Violation
 from tests.simulation.network import Pipe
 
@@ -67,10 +68,14 @@ class Follower:
         self.settle()
 
     def settle(self) -> None:
-        """Says what is durable, and what is wanted."""
+        """Takes what is proven, says what is durable, and what is wanted."""
         for stream in tuple(self.streams):
             if stream.greeted:
-                stream.settle(self._wanted())
+                try:
+                    stream.settle(self._wanted())
+                except LinkFault as fault:
+                    stream.close()
+                    self.ended(stream, fault)
 
     def tick(self) -> None:
         """Gives up streams on which nothing comes."""
@@ -93,6 +98,7 @@ class Stream:
         self._source = source
         self._target = target
         self._sender: links.Sender | None = None
+        self._liar = Liar(source.name, source.disk)
         paths = target.world.paths
         self._up = Pipe(paths[target.name, source.name], self._at_source)
         self._down = Pipe(paths[source.name, target.name], self._at_target)
@@ -109,7 +115,8 @@ class Stream:
             self._up.send(message)
 
     def settle(self, wanted: set[str]) -> None:
-        """Acknowledges, grants and asks."""
+        """Takes what is proven, acknowledges, grants and asks."""
+        self.receiver.release()
         messages = self.receiver.settle() + self.receiver.want(wanted)
         self.ask(messages + self.receiver.compare(self._target.wall_ms))
         for damage in self._target.journal.integrity.damages.to_say():
@@ -192,11 +199,19 @@ class Stream:
         try:
             while self._sender is not None:
                 for message in self._sender.poll(source.wall_ms, source.hearing.clocks):
-                    self._down.send(self._carried(message))
+                    for each in self._told(message):
+                        self._down.send(self._carried(each))
                 if not self._sender.has_more:
                     return
         except LinkFault as fault:
             self._refuse(fault)
+
+    def _told(self, message: link_pb2.FollowResponse) -> list[link_pb2.FollowResponse]:
+        path = self._source.world.paths[self._source.name, self._target.name]
+        told = self._liar.told(message, path.lie)
+        if told != [message]:
+            path.lie = ""
+        return told
 
     def _carried(self, message: link_pb2.FollowResponse) -> link_pb2.FollowResponse:
         path = self._source.world.paths[self._source.name, self._target.name]

@@ -48,6 +48,7 @@ class Path:
         self.pipes: dict[Pipe, None] = {}
         self.cut = False
         self.tampering = False
+        self.lie = ""
         self.delay_ms = 3
         self._state = crc32(f"{source}>{target}".encode())
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from random import Random
 
+from tests.simulation.liar import LIES
+
 KEYS = ("c1", "c2", "c3")
 LABELS = ("x", "y", "z")
 
@@ -247,6 +249,17 @@ def _operation(random: Random, names: list[str]) -> list[str]:
     return [f"delay {other}>{one} 20", again, shortly, same, *_maybe_wait(random), first, "heal"]
 
 
+def _lie(random: Random, names: list[str]) -> list[str]:
+    origin, relay, target = random.sample(names, 3)
+    lines = [f"lie {relay}>{target} {random.choice(tuple(LIES))}"]
+    if random.random() < 0.7:
+        # Past the time after which the target asks for the origin's changes elsewhere.
+        lines += [f"partition {origin} {target}", "wait 4500"]
+    for _ in range(random.randint(1, 3)):
+        lines += [_write(random, origin), *_maybe_wait(random)]
+    return [*lines, f"wait {_pause(random)}"]
+
+
 FAULTS: tuple[Maker, ...] = (
     _partition,
     _flap,
@@ -263,6 +276,7 @@ FAULTS: tuple[Maker, ...] = (
     _clock,
     _version,
     _tamper,
+    _lie,
 )
 
 

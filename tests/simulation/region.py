@@ -24,6 +24,7 @@ from tests.simulation.follower import Follower, Stream
 from tests.simulation.model import Violation
 from tests.simulation.repeats import Repeats
 from tests.support.regions import CHANNEL, SCHEMA
+from tests.support.signing import keyring
 
 if TYPE_CHECKING:
     from tests.simulation.world import World
@@ -83,7 +84,14 @@ class Region:
         self._same_disk = True
         # The number of its life is what chance gives to each in a process.
         self.journal = Journal(
-            self.name, self.peers, b"digest", recovered, self.wall_ms, self._life, known=known
+            self.name,
+            self.peers,
+            b"digest",
+            recovered,
+            self.wall_ms,
+            self._life,
+            known=known,
+            keys=keyring(self.name, recovered.keys),
         )
         self.hearing = Hearing(self.peers)
         self.serving: dict[Stream, None] = {}
@@ -216,7 +224,7 @@ class Region:
         self._busy = True
         self._installing = batch.staging is not None and batch.staging.install is not None
         if not self.disk_full:
-            self.disk.commit(batch.frames, batch.settled, batch.staging)
+            self.disk.commit(batch.frames, batch.settled, batch.staging, batch.keys)
         outcome = self._failed if self.disk_full else self._stored
         self.world.timeline.after(self.disk_ms, self.living(lambda: outcome(batch)))
 
@@ -313,8 +321,11 @@ class Region:
         self.world.timeline.after(TICK_MS, self.living(self._tick))
 
     def check_memory(self) -> None:
-        """What waits for its dependencies is no more than the links were granted."""
+        """What waits, for its dependencies or a signature, is no more than links were granted."""
         waiting = sum(frame.count for frames in self.journal.waiting.values() for frame in frames)
+        for follower in self.followers.values():
+            for stream in follower.streams:
+                waiting += sum(frame.count for frame in stream.receiver.relayed)
         streams = sum(len(follower.streams) for follower in self.followers.values())
         # What came over a stream that is over still waits; the next one brings the same again.
         most = max(streams, len(self.peers)) * len(self.peers)

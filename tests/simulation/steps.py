@@ -19,6 +19,8 @@ reset A B                     connections between the two break
 renew A>B                     a second stream from A to B takes over from the first
 delay A>B MS
 tamper A>B                    the next frame on the path arrives altered
+lie A>B HOW                   A relays to B what no other region wrote: alter, unsign, forge, drop
+                              or reorder
 kill NAME                     the process ends; `start` starts it again
 power NAME PERCENT            so much of what was not synced is left
 start NAME
@@ -49,6 +51,7 @@ from isthmus.channels.v1 import channel_pb2
 from mesh.replication import AlreadyExists, NotFound, NotReplicated, Transaction
 from mesh.replication.core import snapshots
 from tests.simulation import residency
+from tests.simulation.liar import LIES
 from tests.simulation.model import Op, Violation
 from tests.simulation.reading import check_entity, check_reads
 from tests.simulation.region import Region
@@ -255,6 +258,13 @@ class Script:
     def do_tamper(self, path: str) -> None:
         source, target = path.split(">")
         self.world.paths[source, target].tampering = self.world.tampered = True
+
+    def do_lie(self, path: str, how: str) -> None:
+        source, target = path.split(">")
+        if how not in LIES:
+            raise StepError(f"there is no lie {how!r}")
+        self.world.paths[source, target].lie = how
+        self.world.tampered = True
 
     # Processes, disks, clocks.
 

@@ -9,6 +9,7 @@ from mesh.replication.core.errors import (
     FormatUnknown,
     HistoryTruncated,
     LinkFault,
+    SignatureInvalid,
     SnapshotDamaged,
     WrongGroup,
     WrongRegion,
@@ -18,7 +19,15 @@ from tests.simulation.network import Path, Timeline
 from tests.simulation.reading import check_reads
 from tests.simulation.region import Region
 
-_NEVER = (ChainBroken, FormatUnknown, HistoryTruncated, SnapshotDamaged, WrongGroup, WrongRegion)
+_NEVER = (
+    ChainBroken,
+    FormatUnknown,
+    HistoryTruncated,
+    SignatureInvalid,
+    SnapshotDamaged,
+    WrongGroup,
+    WrongRegion,
+)
 SETTLED_WITHIN_MS = 60_000
 _STEP_MS = 50
 
@@ -50,6 +59,7 @@ class World:
         for path in self.paths.values():
             path.delay_ms = 3
             path.tampering = False
+            path.lie = ""
             if path.cut:
                 path.heal()
 

@@ -20,6 +20,7 @@ from mesh.replication.core.links import PeerView, Receiver, Sender
 from mesh.replication.core.reach import Hearing
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.schema import GroupSchema
+from tests.support.signing import keyring
 
 M = TypeVar("M", bound=Message)
 
@@ -70,12 +71,22 @@ class MemoryLog:
 
     def __init__(self) -> None:
         self.frames: list[StoredFrame] = []
+        self.keys: list[bytes] = []
 
     def commit(self, batch: Batch) -> None:
+        self.keys += [key.statement for key in batch.keys]
         for frame in batch.frames:
             place = len(self.frames) + 1
             self.frames.append(
-                StoredFrame(place, frame.origin, frame.first, frame.last, frame.body, frame.hash)
+                StoredFrame(
+                    place,
+                    frame.origin,
+                    frame.first,
+                    frame.last,
+                    frame.body,
+                    frame.hash,
+                    frame.signature,
+                )
             )
 
     def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
@@ -104,7 +115,12 @@ class Region:
 
     def start(self, recovered: Recovered, now_ms: int) -> None:
         self.journal = Journal(
-            self.name, self.peers, b"digest", recovered, 1_000_000 + now_ms + self.skew_ms
+            self.name,
+            self.peers,
+            b"digest",
+            recovered,
+            1_000_000 + now_ms + self.skew_ms,
+            keys=keyring(self.name, self.log.keys),
         )
 
     def write(self, change: Callable[[Transaction], M], now_ms: int) -> M:
@@ -188,6 +204,7 @@ class Link:
             return
         wall = 1_000_000 + now_ms
         try:
+            self._receiver.release()
             self._up.extend(self._receiver.settle())
             self._up.extend(self._receiver.compare(wall + self.target.skew_ms))
             for _ in range(min(most, len(self._up))):
@@ -209,6 +226,7 @@ class Link:
                     self.target.refused += lost
                     self.target.hearing.heard(self.source.name, now_ms)
                     self.target.hearing.heard_of(self.view.clocks, now_ms)
+            self._receiver.release()
         except LinkFault as fault:
             self.fault = fault
             self.cut()

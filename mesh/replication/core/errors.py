@@ -77,6 +77,16 @@ class RestoredBackup(LinkFault):
     remedy = "none needed: the region takes a new incarnation and fetches what it lost"
 
 
+class SignatureInvalid(LinkFault):
+    """A relayed frame, or a key, does not bear the signature of the region that it names."""
+
+    reason = link_pb2.LINK_ERROR_REASON_SIGNATURE_INVALID
+    remedy = (
+        "the peer passes on what its origin did not sign: compare its journal with the origin's, "
+        "and evict the peer if it differs; the changes come over any other link"
+    )
+
+
 class Evicted(LinkFault):
     """A region was evicted: it may hold changes that nobody else has."""
 

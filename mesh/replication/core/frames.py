@@ -35,7 +35,7 @@ from mesh.replication.core.entities import (
     new_state,
     received,
 )
-from mesh.replication.core.errors import ChainBroken, FormatUnknown, LinkFault
+from mesh.replication.core.errors import ChainBroken, FormatUnknown, HistoryTruncated, LinkFault
 from mesh.replication.core.parked import KNOWN, Known, beside, parked_shape
 from mesh.replication.core.receipts import Receipt, ReceiptKey, from_proto, to_proto
 from mesh.replication.core.shapes import Packed, Shape, interned, places
@@ -63,7 +63,10 @@ _DEEPEST = 64
 
 
 class Frame:
-    """A frame with its changes; of a received one also the state that each stands for."""
+    """A frame with its changes; of a received one also the state that each stands for.
+
+    `signature` is its origin's, empty if it has none; see `isthmus.replication.v1.Frame`.
+    """
 
     __slots__ = (
         "_changes",
@@ -80,6 +83,7 @@ class Frame:
         "origin",
         "parked",
         "receipts",
+        "signature",
         "states",
     )
 
@@ -112,6 +116,7 @@ class Frame:
         """The highest clock in it."""
         self.contract_digest = contract_digest
         self._changes: Sequence[Change] | None = None
+        self.signature = b""
 
     @property
     def changes(self) -> Sequence[Change]:
@@ -140,6 +145,7 @@ class StoredFrame(NamedTuple):
     last: int
     body: bytes
     hash: bytes
+    signature: bytes = b""
 
 
 class FrameLog(Protocol):
@@ -158,6 +164,20 @@ class FrameLog(Protocol):
 def chain(previous: bytes, body: bytes) -> bytes:
     """The hash of a frame that follows `previous`."""
     return hashlib.sha256(previous + body).digest()
+
+
+def follow(frame: Frame, known: int, head: bytes) -> None:
+    """Checks that a frame goes on where its origin's chain ends: at `known`, with the hash `head`.
+
+    Raises `HistoryTruncated` if there is a gap, and `ChainBroken`.
+    """
+    where = f"the frame of {frame.origin} at {frame.first}"
+    if frame.first > known + 1:
+        raise HistoryTruncated(f"{where} came, and {known + 1} was expected")
+    if frame.first <= known:
+        raise ChainBroken(f"{where} overlaps what ends at {known}")
+    if chain(head, frame.body) != frame.hash:
+        raise ChainBroken(f"{where} does not follow from what is here up to {known}")
 
 
 def build(

@@ -30,7 +30,6 @@ from mesh.replication.core.entities import EntityKey, EntityState, join
 from mesh.replication.core.errors import (
     ChainBroken,
     ClockAhead,
-    HistoryTruncated,
     NotAMember,
     RestoredBackup,
     WrongRegion,
@@ -41,7 +40,7 @@ from mesh.replication.core.frames import (
     MAX_CHANGES,
     Frame,
     build,
-    chain,
+    follow,
     parse,
     states,
 )
@@ -52,6 +51,7 @@ from mesh.replication.core.parked import KNOWN, Known, Unread, beside_of, holds,
 from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.recent import Recent
 from mesh.replication.core.residents import Resident, Residents, Settled
+from mesh.replication.core.signatures import Head, Key, Keyring
 from mesh.replication.core.snapshots import (
     Capture,
     Captures,
@@ -114,8 +114,8 @@ class Write:
 class Batch:
     """What one commit holds; `vector` is how far the region is once it is stored.
 
-    `settled` is what becomes of the section of HOME_REGION cells.
-    `staging` is what it does to a snapshot that comes in.
+    `settled` is what becomes of the section of HOME_REGION cells; `staging` is what it does to a
+    snapshot that comes in; `keys` are those that came to be known since the last commit.
     """
 
     frames: list[Frame]
@@ -126,6 +126,7 @@ class Batch:
     merged: Visible = field(default_factory=lambda: Visible())
     staging: Staging | None = None
     settled: Settled = field(default_factory=dict)
+    keys: tuple[Key, ...] = ()
 
     @property
     def residents(self) -> list[Resident]:
@@ -157,7 +158,8 @@ class Visible:
 class Recovered:
     """What a store held when it was opened; empty for a new one.
 
-    `clocks` are those of the last change of each origin.
+    `clocks` are those of the last change of each origin, `signatures` those of each origin's head,
+    `keys` the statements that introduce the keys.
     `replayed` are the entities whose stored state is behind `states`; `fingerprints` are those of
     states as stored; `damaged` are entities whose stored state could not be read, and why.
     `staged` is a snapshot that had come in part. `gone` are entities that are stored and no longer
@@ -176,6 +178,8 @@ class Recovered:
     staged: Staged | None = None
     gone: set[EntityKey] = field(default_factory=set)
     parked: set[EntityKey] = field(default_factory=set)
+    signatures: dict[Origin, bytes] = field(default_factory=dict)
+    keys: list[bytes] = field(default_factory=list)
 
 
 class Journal:
@@ -183,7 +187,8 @@ class Journal:
 
     `salt` is chosen by chance, for the incarnations that it takes (`SALT_BITS`). `home` is the
     region that decides about members until something is decided; the same in all regions. What
-    comes and is not `known` is parked.
+    comes and is not `known` is parked. `keys` signs what is written here, and checks what is
+    relayed; without it no relayed frame is taken.
 
     `committed` and `vector` always belong together. An origin's tail is vouched for by all peers
     before it is continued: a write that comes earlier goes under a new incarnation, so that a
@@ -200,9 +205,11 @@ class Journal:
         salt: int = 0,
         home: str = "",
         known: Known = KNOWN,
+        keys: Keyring | None = None,
     ) -> None:
         peers = tuple(peers)
         self.region = region
+        self.keys = Keyring("") if keys is None else keys
         self._salt = salt
         self.contract_digest = contract_digest
         self.committed = recovered.states
@@ -215,6 +222,8 @@ class Journal:
         self.residents = Residents(recovered.residents)
         self.known = known
         self._parked = recovered.parked
+        self.signatures = recovered.signatures
+        """Of each origin's last frame, its signature."""
         self._heads = recovered.heads
         self._received = dict(recovered.vector)
         self._received_heads = dict(recovered.heads)
@@ -299,46 +308,81 @@ class Journal:
         """Whether no local write is queued or in flight."""
         return not self._queue and (self._in_flight is None or not self._in_flight.writes)
 
+    @property
+    def storing(self) -> bool:
+        """Whether a batch is in flight."""
+        return self._in_flight is not None
+
     # Frames from elsewhere.
 
     def receive(
-        self, body: bytes, hash: bytes, now_ms: int, regions: Container[str] | None = None
+        self,
+        body: bytes,
+        hash: bytes,
+        now_ms: int,
+        regions: Container[str] | None = None,
+        signature: bytes = b"",
     ) -> tuple[Frame, bool]:
-        """Takes a frame from a peer. Returns it, and whether it is new here.
+        """Takes a frame from its origin. Returns it, and whether it is new here.
+
+        Raises what `read` and `take` raise.
+        """
+        frame = self.read(body, hash, now_ms, regions, signature)
+        return frame, self.take(frame)
+
+    def read(
+        self,
+        body: bytes,
+        hash: bytes,
+        now_ms: int,
+        regions: Container[str] | None = None,
+        signature: bytes = b"",
+    ) -> Frame:
+        """Reads a frame from a peer, which is not taken yet.
 
         `regions` are those whose frames the peer may send, if not all. Raises `WrongRegion`,
-        `ChainBroken`, `HistoryTruncated` (a gap before it), `FormatUnknown`, `ClockAhead`, and
-        `RestoredBackup` if it is this very origin's; it is not kept then.
+        `ChainBroken`, `FormatUnknown`, `ClockAhead`, and `RestoredBackup` if it is of this very
+        origin and not here.
         """
         frame = parse(body, hash, self.known)
+        frame.signature = signature
         origin = frame.origin
         if regions is not None and origin.region not in regions:
             raise WrongRegion(
                 f"it sent changes of {origin.region!r}, which nobody had asked it for"
             )
-        known = self._received.get(origin, 0)
+        if frame.last > self._received.get(origin, 0):
+            where = f"the frame of {origin} at {frame.first}"
+            ahead = milliseconds(frame.newest) - now_ms
+            if ahead > MAX_AHEAD_MS:
+                raise ClockAhead(f"{where} is {ahead / 1000:.0f} s ahead of the clock here")
+            if origin == self.origin:
+                raise RestoredBackup(f"{where} was written by this region, which lost it")
+        return frame
+
+    def end(self, origin: Origin) -> tuple[int, bytes]:
+        """How far an origin has come, stored or not, and the hash of its chain there."""
+        return self._received.get(origin, 0), self._received_heads.get(origin, GENESIS)
+
+    def take(self, frame: Frame) -> bool:
+        """Takes a frame that is vouched for; tells whether it is new here.
+
+        Raises `ChainBroken`, and `HistoryTruncated` (a gap before it); it is not kept then.
+        """
+        origin = frame.origin
+        known, head = self.end(origin)
         if frame.last <= known:
-            return frame, False
-        where = f"the frame of {origin} at {frame.first}"
-        if frame.first > known + 1:
-            raise HistoryTruncated(f"{where} came, and {known + 1} was expected")
-        if frame.first <= known:
-            raise ChainBroken(f"{where} overlaps what ends at {known}")
-        if chain(self._received_heads.get(origin, GENESIS), body) != hash:
-            raise ChainBroken(f"{where} does not follow from what is here up to {known}")
-        ahead = milliseconds(frame.newest) - now_ms
-        if ahead > MAX_AHEAD_MS:
-            raise ClockAhead(f"{where} is {ahead / 1000:.0f} s ahead of the clock here")
-        if origin == self.origin:
-            raise RestoredBackup(f"{where} was written by this region, which lost it")
+            return False
+        follow(frame, known, head)
         try:
             frame.states = states(frame)
         except ChainBroken as error:
+            where = f"the frame of {origin} at {frame.first}"
             raise ChainBroken(f"{where} is damaged: {error}") from None
         self._received[origin] = frame.last
-        self._received_heads[origin] = hash
+        self._received_heads[origin] = frame.hash
         self.waiting.setdefault(origin, deque()).append(frame)
-        return frame, True
+        return True
 
     def learn(self, peer: str, vector: Mapping[Origin, int], now_ms: int) -> list[Write]:
         """Compares with what a peer says it has.
@@ -426,6 +470,7 @@ class Journal:
 
     def _settle(self, batch: Batch) -> Batch:
         merged = batch.merged
+        batch.keys = tuple(self.keys.unstored.values())
         batch.settled = self.residents.settle(batch.residents, merged.after, self.committed)
         merged.residents = {e: self.residents.committed.get(e) for e in batch.settled}
         return batch
@@ -466,6 +511,7 @@ class Journal:
             clocks,
             _receipts(writes),
         )
+        frame.signature = self.keys.sign(Head(frame.origin, frame.last, frame.newest, frame.hash))
         return writes, frame
 
     def _admit(self, vector: Vector) -> list[Frame]:
@@ -508,6 +554,7 @@ class Journal:
         for frame in batch.frames:
             self._heads[frame.origin] = frame.hash
             self._parked |= frame.parked
+            self.signatures[frame.origin] = frame.signature
             clocks[frame.origin] = frame.newest
             for origin, sequence in frame.dependencies.items():
                 if sequence > self.implied.get(origin, 0):
@@ -522,6 +569,7 @@ class Journal:
         self.vector = batch.vector
         self.seen = Seen(self.vector, clocks)
         self.residents.stored(batch.settled, batch.residents)
+        self.keys.stored(batch.keys)
         self._release(batch.writes, visible)
         self._in_flight = None
         if members.ENTITY in visible.after:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from isthmus.replication.v1 import frame_pb2, link_pb2
+from isthmus.replication.v1 import frame_pb2, link_pb2, signature_pb2
 
 from mesh.replication.core import errors
 from mesh.replication.core.answers import Answers
@@ -26,6 +26,8 @@ from mesh.replication.core.clocks import (
 from mesh.replication.core.frames import FORMAT, FORMATS, FrameLog, StoredFrame
 from mesh.replication.core.handing import Giving, Taking
 from mesh.replication.core.journal import Journal, Write
+from mesh.replication.core.relayed import Relayed
+from mesh.replication.core.signatures import KEY_ID_BYTES
 
 HEARTBEAT_MS = 1000
 WINDOW_BYTES = 8 << 20
@@ -50,6 +52,7 @@ _FAULTS: dict[int, type[errors.LinkFault]] = {
         errors.Evicted,
         errors.Left,
         errors.SnapshotDamaged,
+        errors.SignatureInvalid,
     )
 }
 
@@ -113,6 +116,7 @@ class Receiver:
         self._peer = peer
         self._view = view
         self._greeted = False
+        self.relayed = Relayed(journal, peer)
         self._owed: deque[tuple[Origin, int, int, int]] = deque()
         self._taking = Taking(journal, peer)
         self._requests: list[link_pb2.FollowRequest] = []
@@ -182,6 +186,8 @@ class Receiver:
             raise errors.LinkFault(f"{self._peer} sent {kind} before its hello")
         if kind == "frame":
             self._frame(message.frame, now_ms)
+        elif kind == "key":
+            self.relayed.introduce(message.key.SerializeToString(deterministic=True))
         elif kind == "heartbeat":
             self._heartbeat(message.heartbeat, now_ms)
         elif kind == "answer":
@@ -194,9 +200,23 @@ class Receiver:
         return []
 
     def _frame(self, message: frame_pb2.Frame, now_ms: int) -> None:
-        frame, _ = self._journal.receive(message.body, message.hash, now_ms, self._asked)
-        size, changes = len(frame.body), frame.count
-        self._owed.append((frame.origin, frame.last, size, changes))
+        frame = self._journal.read(
+            message.body, message.hash, now_ms, self._asked, message.signature
+        )
+        if frame.origin.region == self._peer:
+            # The link itself vouches for it: both ends are authenticated.
+            self._journal.take(frame)
+        else:
+            self.relayed.hold(frame)
+        self._owed.append((frame.origin, frame.last, len(frame.body), frame.count))
+
+    def release(self) -> bool:
+        """Takes the relayed frames that are proven by now; tells whether there were any.
+
+        One signature proves all that came while the last commit went on, so that many frames cost
+        one check. Raises the `LinkFault` that ends the link.
+        """
+        return not self._journal.storing and self.relayed.release()
 
     def _heartbeat(self, message: link_pb2.Heartbeat, now_ms: int) -> None:
         vector = vector_from_proto(message.vector)
@@ -262,6 +282,7 @@ class Sender:
         self._answers = Answers(journal, log)
         self._giving = Giving(journal, log)
         self._truncated = False
+        self._introduced: set[bytes] = set()
         self.durable: Vector = {}
 
     def on_message(
@@ -346,9 +367,23 @@ class Sender:
             self._bytes -= len(frame.body)
             self._changes -= frame.last - frame.first + 1
             size += len(frame.body)
+            messages += self._introduction(frame.signature)
             messages.append(
-                link_pb2.FollowResponse(frame=frame_pb2.Frame(body=frame.body, hash=frame.hash))
+                link_pb2.FollowResponse(
+                    frame=frame_pb2.Frame(
+                        body=frame.body, hash=frame.hash, signature=frame.signature
+                    )
+                )
             )
+
+    def _introduction(self, signature: bytes) -> list[link_pb2.FollowResponse]:
+        """Introduces a signature's key, once on each stream."""
+        key = signature[:KEY_ID_BYTES]
+        statement = None if key in self._introduced else self._journal.keys.statement(signature)
+        if statement is None:
+            return []
+        self._introduced.add(key)
+        return [link_pb2.FollowResponse(key=signature_pb2.OriginKey.FromString(statement))]
 
     def _heartbeat(self, now_ms: int, heard: Mapping[str, int]) -> link_pb2.FollowResponse:
         return link_pb2.FollowResponse(

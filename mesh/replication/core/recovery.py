@@ -22,7 +22,7 @@ class Position(NamedTuple):
     """How far an origin's journal reaches, and the watermark up to which states are flushed.
 
     `hash` is the chain's at `sequence`, `flushed_hash` at `flushed`; both of `GENESIS` at 0.
-    `clock` is that of the change at `sequence`.
+    `clock` is that of the change at `sequence`, `signature` that of the frame which ends there.
     """
 
     sequence: int
@@ -30,6 +30,7 @@ class Position(NamedTuple):
     flushed: int
     flushed_hash: bytes
     clock: int = 0
+    signature: bytes = b""
 
 
 def recover(
@@ -63,6 +64,7 @@ def recover(
         recovered.heads[origin] = position.hash
         recovered.clocks[origin] = position.clock
         recovered.clock = max(recovered.clock, position.clock)
+        recovered.signatures[origin] = position.signature
     _replay(recovered, positions, frames, known)
     resumed, recovered.gone = parked.resume(recovered.states, known)
     # What was parked may have become a cell of its rule, which is not stored as such yet.

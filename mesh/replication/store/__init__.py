@@ -45,8 +45,8 @@ class Store(Protocol):
     def commit(self, batch: Batch) -> list[StoredFrame]:
         """Makes a batch durable in one transaction.
 
-        That is its frames, positions, receipts, history, conflicts and HOME_REGION cells, and what
-        it does to a snapshot that comes in. To install one moves its origins' watermarks along.
+        That is its frames, positions, keys, receipts, history, conflicts and HOME_REGION cells, and
+        what it does to a snapshot that comes in. To install one moves its origins' watermarks too.
         """
 
     def flush(

@@ -57,15 +57,18 @@ _TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE frames (
   place INTEGER PRIMARY KEY, region TEXT NOT NULL, incarnation INTEGER NOT NULL,
-  first INTEGER NOT NULL, last INTEGER NOT NULL, body BLOB NOT NULL, hash BLOB NOT NULL
+  first INTEGER NOT NULL, last INTEGER NOT NULL, body BLOB NOT NULL, hash BLOB NOT NULL,
+  signature BLOB NOT NULL
 );
 CREATE UNIQUE INDEX frames_by_origin ON frames (region, incarnation, last);
 CREATE TABLE positions (
   region TEXT NOT NULL, incarnation INTEGER NOT NULL,
   sequence INTEGER NOT NULL, hash BLOB NOT NULL, clock INTEGER NOT NULL,
-  flushed INTEGER NOT NULL DEFAULT 0, flushed_hash BLOB NOT NULL DEFAULT (zeroblob(32)),
+  signature BLOB NOT NULL DEFAULT x'', flushed INTEGER NOT NULL DEFAULT 0,
+  flushed_hash BLOB NOT NULL DEFAULT (zeroblob(32)),
   PRIMARY KEY (region, incarnation)
 ) WITHOUT ROWID;
+CREATE TABLE keys (id BLOB PRIMARY KEY, statement BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE states (
   bucket INTEGER NOT NULL, type TEXT NOT NULL, key TEXT NOT NULL, state BLOB NOT NULL,
   hash BLOB NOT NULL, PRIMARY KEY (bucket, type, key)
@@ -184,7 +187,7 @@ class SqliteStore:
         read = self._reader.execute
         positions: dict[Origin, Position] = {}
         for region, incarnation, *rest in read(
-            "SELECT region, incarnation, sequence, hash, flushed, flushed_hash, clock"
+            "SELECT region, incarnation, sequence, hash, flushed, flushed_hash, clock, signature"
             " FROM positions"
         ).fetchall():
             positions[Origin(region, incarnation)] = Position(*rest)
@@ -207,6 +210,7 @@ class SqliteStore:
                 f"{self._path}: {damage}: restore a backup, no other region has it"
             ) from None
         recovered.staged = snapshots.staged(self._reader)
+        recovered.keys = [row[0] for row in read("SELECT statement FROM keys")]
         if recovered.gone:
             self._forget(recovered)
         return recovered
@@ -229,7 +233,7 @@ class SqliteStore:
             " WHERE last > flushed"
         ).fetchone()[0]
         rows = self._reader.execute(
-            "SELECT place, region, incarnation, first, last, body, hash FROM frames"
+            "SELECT place, region, incarnation, first, last, body, hash, signature FROM frames"
             " WHERE place >= ? ORDER BY place",
             (first_place if first_place is not None else 1 << 62,),
         )
@@ -241,9 +245,16 @@ class SqliteStore:
         with self._transaction() as cursor:
             for frame in batch.frames:
                 cursor.execute(
-                    "INSERT INTO frames (region, incarnation, first, last, body, hash)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    (*frame.origin, frame.first, frame.last, frame.body, frame.hash),
+                    "INSERT INTO frames (region, incarnation, first, last, body, hash, signature)"
+                    " VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    (
+                        *frame.origin,
+                        frame.first,
+                        frame.last,
+                        frame.body,
+                        frame.hash,
+                        frame.signature,
+                    ),
                 )
                 assert cursor.lastrowid is not None  # noqa: S101 # an INSERT gives one
                 stored.append(
@@ -254,13 +265,18 @@ class SqliteStore:
                         frame.last,
                         frame.body,
                         frame.hash,
+                        frame.signature,
                     )
                 )
             cursor.executemany(
-                "INSERT INTO positions (region, incarnation, sequence, hash, clock)"
-                " VALUES (?, ?, ?, ?, ?) ON CONFLICT DO UPDATE"
-                " SET sequence = excluded.sequence, hash = excluded.hash, clock = excluded.clock",
-                [(*f.origin, f.last, f.hash, f.newest) for f in batch.frames],
+                "INSERT INTO positions (region, incarnation, sequence, hash, clock, signature)"
+                " VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT DO UPDATE SET sequence = excluded.sequence,"
+                " hash = excluded.hash, clock = excluded.clock, signature = excluded.signature",
+                [(*f.origin, f.last, f.hash, f.newest, f.signature) for f in batch.frames],
+            )
+            cursor.executemany(
+                "INSERT OR IGNORE INTO keys VALUES (?, ?)",
+                [(key.id, key.statement) for key in batch.keys],
             )
             came = [receipt for frame in batch.frames for receipt in frame.receipts]
             batch.merged.doubled = operations.keep(cursor, batch.receipts, came)
@@ -362,7 +378,7 @@ class SqliteStore:
         size = 0
         with self._translated():
             rows = self._reader.execute(
-                "SELECT place, region, incarnation, first, last, body, hash FROM frames"
+                "SELECT place, region, incarnation, first, last, body, hash, signature FROM frames"
                 " WHERE region = ? AND incarnation = ? AND last > ? ORDER BY last",
                 (*origin, sequence),
             )
@@ -471,7 +487,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
-def _stored(row: tuple[int, str, int, int, int, bytes, bytes]) -> StoredFrame:
+def _stored(row: tuple[int, str, int, int, int, bytes, bytes, bytes]) -> StoredFrame:
     return StoredFrame(row[0], Origin(row[1], row[2]), *row[3:])
 
 

@@ -30,6 +30,7 @@ from mesh.replication.errors import RightsShort
 from mesh.replication.schema import generated_class
 from tests.support.merging import CONTRACT, THING, Thing
 from tests.support.regions import contract
+from tests.support.signing import MemorySigning
 
 Channel = channel_pb2.Channel
 FIRST_OPERATOR = WriteContext(actor="operator/first")
@@ -46,6 +47,7 @@ class Region:
         self.known = KNOWN
         self.starts = 0
         self.cut_off: set[str] = set()
+        self.signing: MemorySigning | None = MemorySigning(name)
 
     async def start(self) -> None:
         self.group = await Group.open(
@@ -57,6 +59,7 @@ class Region:
             lost_after=1.5,
             class_of=self.class_of,
             known=self.known,
+            signing=self.signing,
         )
         self.starts += 1
         self.servers = [await self._serve(who) for who in (*self.peers, "feeds")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 from isthmus.channels.v1 import channel_pb2
-from isthmus.replication.v1 import frame_pb2, link_pb2
+from isthmus.replication.v1 import frame_pb2, link_pb2, signature_pb2
 from isthmus.replication.v1.frame_pb2 import Shape
 
 from mesh.replication.core import entities, errors
@@ -264,7 +264,11 @@ def test_a_peer_speaks_for_the_regions_that_it_was_asked_about(
     """Else one region could write in the name of another that is well."""
     eu, _ = pair
     first = eu.log.frames[0]
-    frame = link_pb2.FollowResponse(frame=frame_pb2.Frame(body=first.body, hash=first.hash))
+    frame = link_pb2.FollowResponse(
+        frame=frame_pb2.Frame(body=first.body, hash=first.hash, signature=first.signature)
+    )
+    (statement,) = eu.log.keys
+    key = link_pb2.FollowResponse(key=signature_pb2.OriginKey.FromString(statement))
     us = Region("us", ["ap", "eu"])
     receiver = Receiver(us.journal, "channels", "ap", PeerView())
     receiver.open(["ap", "us"])
@@ -278,7 +282,9 @@ def test_a_peer_speaks_for_the_regions_that_it_was_asked_about(
     receiver.want(["ap", "us", "eu"])
     receiver.want(["ap", "us"])
     receiver.on_message(frame, 1_000_000)
-    assert us.journal.waiting
+    assert not receiver.release(), "nothing is known of the key yet"
+    receiver.on_message(key, 1_000_000)
+    assert receiver.release() and us.journal.waiting
 
 
 def test_a_sender_stays_within_its_credit(pair: tuple[Region, Region]) -> None:
@@ -289,7 +295,7 @@ def test_a_sender_stays_within_its_credit(pair: tuple[Region, Region]) -> None:
     assert [m.WhichOneof("message") for m in sender.poll(1_000_000, {})] == ["heartbeat"]
     credit = link_pb2.FollowRequest(credit=link_pb2.Credit(bytes=10, changes=10))
     sender.on_message(credit, 1_000_000)
-    assert [m.WhichOneof("message") for m in sender.poll(1_000_500, {})] == ["frame"]
+    assert [m.WhichOneof("message") for m in sender.poll(1_000_500, {})] == ["key", "frame"]
     assert [m.WhichOneof("message") for m in sender.poll(1_001_000, {})] == ["heartbeat"]
 
 

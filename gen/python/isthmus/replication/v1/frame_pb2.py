@@ -24,15 +24,15 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"isthmus/replication/v1/frame.proto\x12\x16isthmus.replication.v1\"B\n\x06Origin\x12\x16\n\x06region\x18\x01 \x01(\tR\x06region\x12 \n\x0bincarnation\x18\x02 \x01(\x04R\x0bincarnation\"^\n\x08Position\x12\x36\n\x06origin\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12\x1a\n\x08sequence\x18\x02 \x01(\x04R\x08sequence\"H\n\x06Vector\x12>\n\tpositions\x18\x01 \x03(\x0b\x32 .isthmus.replication.v1.PositionR\tpositions\"/\n\x05\x46rame\x12\x12\n\x04\x62ody\x18\x01 \x01(\x0cR\x04\x62ody\x12\x12\n\x04hash\x18\x02 \x01(\x0cR\x04hash\"\xa0\x06\n\tFrameBody\x12\x16\n\x06\x66ormat\x18\x01 \x01(\rR\x06\x66ormat\x12\x36\n\x06origin\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12%\n\x0e\x66irst_sequence\x18\x03 \x01(\x04R\rfirstSequence\x12\x42\n\x0c\x64\x65pendencies\x18\x04 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x0c\x64\x65pendencies\x12\'\n\x0f\x63ontract_digest\x18\x05 \x01(\x0cR\x0e\x63ontractDigest\x12\x18\n\x07strings\x18\x06 \x03(\tR\x07strings\x12#\n\rtrace_parents\x18\x07 \x03(\tR\x0ctraceParents\x12+\n\x11\x64\x65pendency_clocks\x18\x08 \x03(\x06R\x10\x64\x65pendencyClocks\x12\x16\n\x06\x63locks\x18\n \x03(\x06R\x06\x63locks\x12\x14\n\x05types\x18\x0b \x03(\rR\x05types\x12\x12\n\x04keys\x18\x0c \x03(\tR\x04keys\x12 \n\x0bgenerations\x18\r \x03(\x04R\x0bgenerations\x12\x38\n\x05kinds\x18\x0e \x03(\x0e\x32\".isthmus.replication.v1.ChangeKindR\x05kinds\x12\x16\n\x06\x61\x63tors\x18\x0f \x03(\rR\x06\x61\x63tors\x12\x16\n\x06traces\x18\x10 \x03(\rR\x06traces\x12\x1f\n\x0bwrites_left\x18\x11 \x03(\rR\nwritesLeft\x12\x1f\n\x0brequest_ids\x18\x12 \x03(\rR\nrequestIds\x12#\n\rchange_shapes\x18\x13 \x03(\rR\x0c\x63hangeShapes\x12\x35\n\x06shapes\x18\x1e \x03(\x0b\x32\x1d.isthmus.replication.v1.ShapeR\x06shapes\x12\x1a\n\x08\x63ontents\x18\x1f \x03(\x0cR\x08\x63ontents\x12;\n\x08receipts\x18( \x03(\x0b\x32\x1f.isthmus.replication.v1.ReceiptR\x08receipts\"3\n\x05Shape\x12\x14\n\x05paths\x18\x01 \x03(\x0cR\x05paths\x12\x14\n\x05rules\x18\x02 \x03(\rR\x05rules\"L\n\rFrameContents\x12;\n\x08\x63ontents\x18\x1f \x03(\x0b\x32\x1f.isthmus.replication.v1.ContentR\x08\x63ontents\"\t\n\x07\x43ontent\"\xa1\x01\n\x07Receipt\x12\x16\n\x06\x63hange\x18\x01 \x01(\rR\x06\x63hange\x12\x16\n\x06method\x18\x02 \x01(\tR\x06method\x12%\n\x0erequest_digest\x18\x03 \x01(\x0cR\rrequestDigest\x12#\n\rresponse_type\x18\x04 \x01(\tR\x0cresponseType\x12\x1a\n\x08response\x18\x05 \x01(\x0cR\x08response*Y\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HANGE_KIND_UPSERT\x10\x01\x12\x16\n\x12\x43HANGE_KIND_DELETE\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"isthmus/replication/v1/frame.proto\x12\x16isthmus.replication.v1\"B\n\x06Origin\x12\x16\n\x06region\x18\x01 \x01(\tR\x06region\x12 \n\x0bincarnation\x18\x02 \x01(\x04R\x0bincarnation\"^\n\x08Position\x12\x36\n\x06origin\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12\x1a\n\x08sequence\x18\x02 \x01(\x04R\x08sequence\"H\n\x06Vector\x12>\n\tpositions\x18\x01 \x03(\x0b\x32 .isthmus.replication.v1.PositionR\tpositions\"M\n\x05\x46rame\x12\x12\n\x04\x62ody\x18\x01 \x01(\x0cR\x04\x62ody\x12\x12\n\x04hash\x18\x02 \x01(\x0cR\x04hash\x12\x1c\n\tsignature\x18\x03 \x01(\x0cR\tsignature\"\xa0\x06\n\tFrameBody\x12\x16\n\x06\x66ormat\x18\x01 \x01(\rR\x06\x66ormat\x12\x36\n\x06origin\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12%\n\x0e\x66irst_sequence\x18\x03 \x01(\x04R\rfirstSequence\x12\x42\n\x0c\x64\x65pendencies\x18\x04 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x0c\x64\x65pendencies\x12\'\n\x0f\x63ontract_digest\x18\x05 \x01(\x0cR\x0e\x63ontractDigest\x12\x18\n\x07strings\x18\x06 \x03(\tR\x07strings\x12#\n\rtrace_parents\x18\x07 \x03(\tR\x0ctraceParents\x12+\n\x11\x64\x65pendency_clocks\x18\x08 \x03(\x06R\x10\x64\x65pendencyClocks\x12\x16\n\x06\x63locks\x18\n \x03(\x06R\x06\x63locks\x12\x14\n\x05types\x18\x0b \x03(\rR\x05types\x12\x12\n\x04keys\x18\x0c \x03(\tR\x04keys\x12 \n\x0bgenerations\x18\r \x03(\x04R\x0bgenerations\x12\x38\n\x05kinds\x18\x0e \x03(\x0e\x32\".isthmus.replication.v1.ChangeKindR\x05kinds\x12\x16\n\x06\x61\x63tors\x18\x0f \x03(\rR\x06\x61\x63tors\x12\x16\n\x06traces\x18\x10 \x03(\rR\x06traces\x12\x1f\n\x0bwrites_left\x18\x11 \x03(\rR\nwritesLeft\x12\x1f\n\x0brequest_ids\x18\x12 \x03(\rR\nrequestIds\x12#\n\rchange_shapes\x18\x13 \x03(\rR\x0c\x63hangeShapes\x12\x35\n\x06shapes\x18\x1e \x03(\x0b\x32\x1d.isthmus.replication.v1.ShapeR\x06shapes\x12\x1a\n\x08\x63ontents\x18\x1f \x03(\x0cR\x08\x63ontents\x12;\n\x08receipts\x18( \x03(\x0b\x32\x1f.isthmus.replication.v1.ReceiptR\x08receipts\"3\n\x05Shape\x12\x14\n\x05paths\x18\x01 \x03(\x0cR\x05paths\x12\x14\n\x05rules\x18\x02 \x03(\rR\x05rules\"L\n\rFrameContents\x12;\n\x08\x63ontents\x18\x1f \x03(\x0b\x32\x1f.isthmus.replication.v1.ContentR\x08\x63ontents\"\t\n\x07\x43ontent\"\xa1\x01\n\x07Receipt\x12\x16\n\x06\x63hange\x18\x01 \x01(\rR\x06\x63hange\x12\x16\n\x06method\x18\x02 \x01(\tR\x06method\x12%\n\x0erequest_digest\x18\x03 \x01(\x0cR\rrequestDigest\x12#\n\rresponse_type\x18\x04 \x01(\tR\x0cresponseType\x12\x1a\n\x08response\x18\x05 \x01(\x0cR\x08response*Y\n\nChangeKind\x12\x1b\n\x17\x43HANGE_KIND_UNSPECIFIED\x10\x00\x12\x16\n\x12\x43HANGE_KIND_UPSERT\x10\x01\x12\x16\n\x12\x43HANGE_KIND_DELETE\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.replication.v1.frame_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CHANGEKIND']._serialized_start=1458
-  _globals['_CHANGEKIND']._serialized_end=1547
+  _globals['_CHANGEKIND']._serialized_start=1488
+  _globals['_CHANGEKIND']._serialized_end=1577
   _globals['_ORIGIN']._serialized_start=62
   _globals['_ORIGIN']._serialized_end=128
   _globals['_POSITION']._serialized_start=130
@@ -40,15 +40,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_VECTOR']._serialized_start=226
   _globals['_VECTOR']._serialized_end=298
   _globals['_FRAME']._serialized_start=300
-  _globals['_FRAME']._serialized_end=347
-  _globals['_FRAMEBODY']._serialized_start=350
-  _globals['_FRAMEBODY']._serialized_end=1150
-  _globals['_SHAPE']._serialized_start=1152
-  _globals['_SHAPE']._serialized_end=1203
-  _globals['_FRAMECONTENTS']._serialized_start=1205
-  _globals['_FRAMECONTENTS']._serialized_end=1281
-  _globals['_CONTENT']._serialized_start=1283
-  _globals['_CONTENT']._serialized_end=1292
-  _globals['_RECEIPT']._serialized_start=1295
-  _globals['_RECEIPT']._serialized_end=1456
+  _globals['_FRAME']._serialized_end=377
+  _globals['_FRAMEBODY']._serialized_start=380
+  _globals['_FRAMEBODY']._serialized_end=1180
+  _globals['_SHAPE']._serialized_start=1182
+  _globals['_SHAPE']._serialized_end=1233
+  _globals['_FRAMECONTENTS']._serialized_start=1235
+  _globals['_FRAMECONTENTS']._serialized_end=1311
+  _globals['_CONTENT']._serialized_start=1313
+  _globals['_CONTENT']._serialized_end=1322
+  _globals['_RECEIPT']._serialized_start=1325
+  _globals['_RECEIPT']._serialized_end=1486
 # @@protoc_insertion_point(module_scope)

@@ -123,19 +123,26 @@ class Frame(_message.Message):
 
     BODY_FIELD_NUMBER: _builtins.int
     HASH_FIELD_NUMBER: _builtins.int
+    SIGNATURE_FIELD_NUMBER: _builtins.int
     body: _builtins.bytes
     """A serialized FrameBody. Bytes, so that a relay forwards and hashes exactly what it received."""
     hash: _builtins.bytes
     """SHA-256 of the origin's previous frame's hash and this body: a chain and a checksum at once."""
+    signature: _builtins.bytes
+    """By the origin, over group, origin, last sequence number, clock of the last change, and hash: it
+    proves this frame and all before it. The first 16 bytes are those of the SHA-256 of the public
+    key; the rest is its Ed25519 signature. Empty if the origin had no identity then.
+    """
     def __init__(
         self,
         *,
         body: _builtins.bytes = ...,
         hash: _builtins.bytes = ...,
+        signature: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "hash", b"hash"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "hash", b"hash", "signature", b"signature"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from isthmus.replication.v1 import digest_pb2 as _digest_pb2
 from isthmus.replication.v1 import frame_pb2 as _frame_pb2
+from isthmus.replication.v1 import signature_pb2 as _signature_pb2
 from isthmus.replication.v1 import snapshot_pb2 as _snapshot_pb2
 import builtins as _builtins
 import sys
@@ -47,6 +48,8 @@ class _LinkErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkE
     """The peer knows more of this region than the region itself: an old backup was restored."""
     LINK_ERROR_REASON_SNAPSHOT_DAMAGED: _LinkErrorReason.ValueType  # 8
     """A snapshot is not as it was sent. What came before stays good; it is asked for from there."""
+    LINK_ERROR_REASON_SIGNATURE_INVALID: _LinkErrorReason.ValueType  # 9
+    """A relayed frame does not bear its origin's signature."""
     LINK_ERROR_REASON_EVICTED: _LinkErrorReason.ValueType  # 16
     """The peer was evicted from the group."""
     LINK_ERROR_REASON_LEFT: _LinkErrorReason.ValueType  # 17
@@ -72,6 +75,8 @@ LINK_ERROR_REASON_RESTORED_BACKUP: LinkErrorReason.ValueType  # 7
 """The peer knows more of this region than the region itself: an old backup was restored."""
 LINK_ERROR_REASON_SNAPSHOT_DAMAGED: LinkErrorReason.ValueType  # 8
 """A snapshot is not as it was sent. What came before stays good; it is asked for from there."""
+LINK_ERROR_REASON_SIGNATURE_INVALID: LinkErrorReason.ValueType  # 9
+"""A relayed frame does not bear its origin's signature."""
 LINK_ERROR_REASON_EVICTED: LinkErrorReason.ValueType  # 16
 """The peer was evicted from the group."""
 LINK_ERROR_REASON_LEFT: LinkErrorReason.ValueType  # 17
@@ -261,6 +266,7 @@ class FollowResponse(_message.Message):
     OFFER_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
     PIECE_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
     ANSWER_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def hello(self) -> Global___FollowHello: ...
@@ -277,6 +283,10 @@ class FollowResponse(_message.Message):
     @_builtins.property
     def piece(self) -> _snapshot_pb2.SnapshotPiece: ...
     @_builtins.property
+    def key(self) -> _signature_pb2.OriginKey:
+        """Before the first frame on this stream that was signed with it."""
+
+    @_builtins.property
     def answer(self) -> _digest_pb2.Answer: ...
     def __init__(
         self,
@@ -288,13 +298,14 @@ class FollowResponse(_message.Message):
         offer: _snapshot_pb2.SnapshotOffer | None = ...,
         start: _snapshot_pb2.SnapshotStart | None = ...,
         piece: _snapshot_pb2.SnapshotPiece | None = ...,
+        key: _signature_pb2.OriginKey | None = ...,
         answer: _digest_pb2.Answer | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "offer", b"offer", "piece", b"piece", "start", b"start"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "key", b"key", "message", b"message", "offer", b"offer", "piece", b"piece", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "message", b"message", "offer", b"offer", "piece", b"piece", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "error", b"error", "frame", b"frame", "heartbeat", b"heartbeat", "hello", b"hello", "key", b"key", "message", b"message", "offer", b"offer", "piece", b"piece", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "heartbeat", "error", "offer", "start", "piece", "answer"]  # noqa: Y015
+    _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["hello", "frame", "heartbeat", "error", "offer", "start", "piece", "key", "answer"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_message) -> _WhichOneofReturnType_message | None: ...
 

@@ -1,0 +1,91 @@
+"""A relay that lies about what a third region wrote, and does it well: its chains are whole.
+
+From the frame with which it begins, all that it passes on of that origin on that stream is chained
+anew; what it cannot make is the origin's signature.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from isthmus.replication.v1 import frame_pb2, link_pb2
+
+from mesh.replication.core.clocks import Origin, origin_from_proto
+from mesh.replication.core.frames import GENESIS, chain
+from tests.simulation.disk import Disk
+
+OTHER_KEY = {"c1": "c2", "c2": "c3", "c3": "c1"}
+
+
+class Liar:
+    """One stream's sender, from the disk of which it knows the true chain."""
+
+    def __init__(self, region: str, disk: Disk) -> None:
+        self._region = region
+        self._disk = disk
+        self._end: dict[Origin, tuple[int, bytes]] = {}
+        self._kept: frame_pb2.Frame | None = None
+
+    def told(self, message: link_pb2.FollowResponse, how: str) -> list[link_pb2.FollowResponse]:
+        """What goes out instead of a message; `how` names the lie to begin with, if any."""
+        if not message.HasField("frame"):
+            return [message]
+        body = frame_pb2.FrameBody.FromString(message.frame.body)
+        origin = origin_from_proto(body.origin)
+        if origin.region == self._region:
+            return [message]
+        if origin in self._end:
+            frames = self._later(message.frame)
+        elif how:
+            first = body.first_sequence
+            before = self._disk.after(origin, first - 2, 0)[0] if first > 1 else None
+            if before is not None and before.last != first - 1:
+                return [message]  # its journal is cut there: the chain would not fit
+            self._end[origin] = first, GENESIS if before is None else before.hash
+            frames = LIES[how](self, message.frame)
+        else:
+            return [message]
+        return [link_pb2.FollowResponse(frame=self._chained(origin, frame)) for frame in frames]
+
+    def _later(self, frame: frame_pb2.Frame) -> list[frame_pb2.Frame]:
+        kept, self._kept = self._kept, None
+        return [frame] if kept is None else [frame, kept]
+
+    def _chained(self, origin: Origin, frame: frame_pb2.Frame) -> frame_pb2.Frame:
+        first, head = self._end[origin]
+        body = frame_pb2.FrameBody.FromString(frame.body)
+        body.first_sequence = first
+        data = body.SerializeToString(deterministic=True)
+        self._end[origin] = first + len(body.clocks), chain(head, data)
+        return frame_pb2.Frame(body=data, hash=chain(head, data), signature=frame.signature)
+
+    def _alter(self, frame: frame_pb2.Frame) -> list[frame_pb2.Frame]:
+        return [_altered(frame, frame.signature)]
+
+    def _unsign(self, frame: frame_pb2.Frame) -> list[frame_pb2.Frame]:
+        return [_altered(frame, b"")]
+
+    def _forge(self, frame: frame_pb2.Frame) -> list[frame_pb2.Frame]:
+        return [_altered(frame, frame.signature), frame]
+
+    def _drop(self, frame: frame_pb2.Frame) -> list[frame_pb2.Frame]:
+        return []
+
+    def _reorder(self, frame: frame_pb2.Frame) -> list[frame_pb2.Frame]:
+        self._kept = frame
+        return []
+
+
+def _altered(frame: frame_pb2.Frame, signature: bytes) -> frame_pb2.Frame:
+    body = frame_pb2.FrameBody.FromString(frame.body)
+    body.keys[0] = OTHER_KEY.get(body.keys[0], "c1")
+    return frame_pb2.Frame(body=body.SerializeToString(deterministic=True), signature=signature)
+
+
+LIES: dict[str, Callable[[Liar, frame_pb2.Frame], list[frame_pb2.Frame]]] = {
+    "alter": Liar._alter,
+    "unsign": Liar._unsign,
+    "forge": Liar._forge,
+    "drop": Liar._drop,
+    "reorder": Liar._reorder,
+}
