@@ -22,6 +22,9 @@ def plan(seed: int, most_regions: int = 100) -> list[str]:
     random = Random(f"isthmus {seed}")  # noqa: S311 # repeatable on purpose
     names = [f"r{n}" for n in range(min(most_regions, _regions(random)))]
     faults = [fault for fault in FAULTS if random.random() < 0.25]
+    # Drawn apart, so that other seeds go on showing what they showed.
+    if Random(f"isthmus lies {seed}").random() < 0.2:  # noqa: S311 # the same
+        faults.append(_lie)
     steps = random.randint(10, 60) if len(names) < 20 else 800 // len(names)
     lines = ["regions " + " ".join(names)]
     lines += [f"create {random.choice(names)} {KEYS[0]},{KEYS[1]} title=w0 labels=x", "wait 30"]
@@ -276,7 +279,6 @@ FAULTS: tuple[Maker, ...] = (
     _clock,
     _version,
     _tamper,
-    _lie,
 )
 
 

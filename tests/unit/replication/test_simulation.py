@@ -21,7 +21,7 @@ from tests.simulation.shrink import failure, shrink
 from tests.simulation.steps import Failure, StepError, play
 
 SAMPLE = 60
-ENOUGH_SEEDS = 200
+ENOUGH_SEEDS = 400
 """Each known bug shows within so many."""
 
 _FINGERPRINT = """
