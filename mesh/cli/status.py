@@ -8,6 +8,7 @@ from mesh.cli.options import MESH, AsJson, MeshPath, Prefer
 
 if TYPE_CHECKING:
     from isthmus.mesh.v1.status_pb2 import GetStatusResponse
+    from isthmus.replication.v1.link_pb2 import LinkStatus
 
     from mesh.cli.standing import Agreement, Standing
 
@@ -81,6 +82,9 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
         if standing.status is None:
             whom = ask[standing.workload] if standing.edge else f"see {_REGION_DOWN}"
             print(f"{standing.region}/{standing.workload}: {standing.problem}: {whom}")
+        else:
+            for line in _waiting(standing.status):
+                print(f"{standing.region}/{standing.workload}: {line}")
     for standing in standings:
         for line in _parked(standing):
             print(line)
@@ -125,12 +129,17 @@ def _certificate(status: GetStatusResponse) -> str:
 def _lags(status: GetStatusResponse) -> list[str]:
     from mesh.cli import output
 
+    def behind(link: LinkStatus) -> str:
+        least = ">= " if link.lag_at_least else ""
+        return f"{least}{output.duration(link.lag.ToTimedelta())} ({link.lag_changes})"
+
     return [
         f"{link.peer} "
         + (
             f"cut off {output.duration(link.silence.ToTimedelta())}"
+            + (f", {behind(link)}" if link.lag_changes else "")
             if not link.connected
-            else f"{output.duration(link.lag.ToTimedelta())} ({link.lag_changes})"
+            else behind(link)
             if link.lag_changes
             else "0"
         )
@@ -152,6 +161,22 @@ def _parked(standing: Standing) -> list[str]:
         + ": a newer version will read them, see docs/runbooks/replication.md"
         for each in status.group.parked
     ]
+
+
+def _waiting(status: GetStatusResponse) -> list[str]:
+    """What came and waits, and for what."""
+    lines = []
+    for each in status.group.waiting:
+        regions = dict.fromkeys(position.origin.region for position in each.missing.positions)
+        why = f"changes of {', '.join(regions)}" if regions else "the disk"
+        if each.relay:
+            why = f"its signature (relayed by {each.relay})"
+            why += f": {each.refusal}" if each.refusal else ""
+        lines.append(
+            f"{status.group.group}: {each.frames} frames of {each.origin.region} "
+            f"({each.bytes} bytes) wait for {why}"
+        )
+    return lines
 
 
 def _sentence(agreement: Agreement) -> str:

@@ -34,6 +34,7 @@ from mesh.replication.core.signatures import Keyring, Signing
 from mesh.replication.core.tokens import reduced
 from mesh.replication.errors import DurabilityPending, NotYetHere, RightsShort
 from mesh.replication.horizon import KEPT_BYTES, Horizon
+from mesh.replication.lagging import Lagging
 from mesh.replication.links import Dial, Links
 from mesh.replication.membership import ENTITY as MEMBERS
 from mesh.replication.membership import Limits, Membership
@@ -476,6 +477,8 @@ class Group:
 
     def _status(self) -> status_pb2.GroupStatus:
         journal = self.journal
+        lagging = Lagging(journal, self.members.durable, self.log, self.now_ms())
+        silences = {p: self._hearing.lost_ms(p, self._monotonic_ms()) for p in self.peers}
         return status_pb2.GroupStatus(
             group=self.name,
             origin=frame_pb2.Origin(
@@ -484,7 +487,9 @@ class Group:
             vector=vector_to_proto(journal.vector),
             digest=self._scrubber.digest(),
             entities=self._entities - self._parked.beside,
-            links=self._links.status(),
+            links=map(lagging.unacknowledged, self._links.status()),
+            lags=lagging.origins(self._links.known, silences),
+            waiting=lagging.waiting(self._links.relayed),
             members=self.members.status(),
             pairs=journal.integrity.pairs(self.peers, self.now_ms()),
             integrity=self._scrubber.status(),

@@ -10,17 +10,19 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import grpc
-from google.protobuf.duration_pb2 import Duration
 from isthmus.replication.v1 import link_pb2, link_pb2_grpc
 
+from mesh.replication import lagging
 from mesh.replication.core import links as core
-from mesh.replication.core.clocks import Vector, covers
+from mesh.replication.core.clocks import Vector
 from mesh.replication.core.errors import FormatUnknown, LinkFault
 from mesh.replication.core.journal import Journal, Write
+from mesh.replication.core.relayed import Relayed
+from mesh.replication.lagging import duration
 
 _log = logging.getLogger("isthmus.replication")
 
@@ -110,6 +112,16 @@ class Links:
         """How each link stands, by peer."""
         return [self._followers[peer].status() for peer in sorted(self._followers)]
 
+    @property
+    def known(self) -> list[Vector]:
+        """What each peer has said last that it holds."""
+        return [follower.view.vector for follower in self._followers.values()]
+
+    @property
+    def relayed(self) -> dict[str, list[Relayed]]:
+        """By peer, what its streams hold until it is proven."""
+        return {peer: list(follower.relayed) for peer, follower in self._followers.items()}
+
 
 class _Follower:
     """The receiving end from one peer."""
@@ -122,7 +134,6 @@ class _Follower:
         self._streams: set[_Stream] = set()
         self._last_error = ""
         self._unreadable = ""
-        self._missing: tuple[Vector, int] | None = None
 
     async def run(self, dial: Dial) -> None:
         """Keeps a stream up until cancelled."""
@@ -208,7 +219,6 @@ class _Follower:
 
     def committed(self) -> None:
         """More is committed here."""
-        self.note_lag()
         self.settle()
 
     def settle(self) -> None:
@@ -228,35 +238,22 @@ class _Follower:
         return {self.peer, self._group.region} | self.lost
 
     def status(self) -> link_pb2.LinkStatus:
-        """How the link stands. Lag runs from when this region first knew that it is behind."""
-        self.note_lag()
+        """How the link stands."""
         silence = self._group.silence_ms(self.peer)
-        return link_pb2.LinkStatus(
+        status = link_pb2.LinkStatus(
             peer=self.peer,
             connected=any(stream.greeted.is_set() for stream in self._streams),
-            lag_changes=self._lag_changes(),
-            lag=_duration(self._group.now_ms() - self._missing[1] if self._missing else 0),
-            silence=None if silence is None else _duration(silence),
+            silence=None if silence is None else duration(silence),
             # A frame that cannot be read waits where it is, in sight, however often it is tried.
             last_error=self._unreadable or self._last_error,
         )
+        lagging.fill(status, self._group.journal, self.view.vector, silence, self._group.now_ms())
+        return status
 
-    def note_lag(self) -> None:
-        """Follows how long the oldest change that is known to be missing has been known."""
-        vector = self._group.journal.vector
-        if self._missing is not None and covers(vector, self._missing[0]):
-            self._missing = None
-        if self._missing is None and self._lag_changes():
-            known = {o: n for o, n in self.view.vector.items() if o.region == self.peer}
-            self._missing = known, self._group.now_ms()
-
-    def _lag_changes(self) -> int:
-        vector = self._group.journal.vector
-        return sum(
-            max(0, sequence - vector.get(origin, 0))
-            for origin, sequence in self.view.vector.items()
-            if origin.region == self.peer
-        )
+    @property
+    def relayed(self) -> Iterator[Relayed]:
+        """What each stream holds until it is proven."""
+        return (stream.relayed for stream in self._streams)
 
 
 class _Stream:
@@ -272,6 +269,11 @@ class _Stream:
         self._receiver = core.Receiver(group.journal, group.name, follower.peer, follower.view)
         self._stub = stub
         self.task = asyncio.create_task(self._run(), name=f"stream from {follower.peer}")
+
+    @property
+    def relayed(self) -> Relayed:
+        """What is held until it is proven."""
+        return self._receiver.relayed
 
     async def stop(self) -> None:
         """Ends the stream."""
@@ -310,8 +312,6 @@ class _Stream:
             self._follower.took_frame()
         if message.WhichOneof("message") in ("frame", "start", "piece"):
             self._group.frames_came()
-        else:
-            self._follower.note_lag()
         if message.HasField("heartbeat"):
             self._group.heard_of(self._follower.view.clocks)
         if message.HasField("hello"):
@@ -333,9 +333,3 @@ def _pause(attempt: int, fault: bool) -> float:
     least, most = _BACKOFF_SECONDS
     longest = _FAULT_SECONDS if fault else min(most, least * 2**attempt)
     return random.uniform(longest / 2, longest)  # noqa: S311 # jitter
-
-
-def _duration(milliseconds: int) -> Duration:
-    found = Duration()
-    found.FromMilliseconds(max(0, milliseconds))
-    return found

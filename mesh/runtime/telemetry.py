@@ -155,13 +155,63 @@ def _observe_group(meter: metrics.Meter, group: Group) -> None:
         return [Observation(waiting, {"group": group.name})]
 
     for name, field, unit, text in (
-        ("lag_changes", "lag_changes", "1", "The peer's changes that are not applied here yet."),
-        ("lag", "lag", "s", "Age of the oldest change of the peer that is not applied here."),
+        ("lag_changes", "lag_changes", "1", "What the peer holds and is not applied here yet."),
+        ("lag", "lag", "s", "Age of the oldest of it, by its writer's clock."),
+        ("lag_at_least", "lag_at_least", "1", "Whether there may be more, and older."),
+        (
+            "unacknowledged_changes",
+            "unacknowledged_changes",
+            "1",
+            "What the peer may lack on disk.",
+        ),
+        ("unacknowledged", "unacknowledged", "s", "Age of the oldest of it."),
         ("silence", "silence", "s", "Since the peer was last heard."),
         ("connected", "connected", "1", "Whether the link to the peer is up."),
     ):
         meter.create_observable_gauge(
             f"isthmus_replication_link_{name}", [links(field)], unit=unit, description=text
+        )
+
+    def origins(field: str) -> Any:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            return [
+                Observation(
+                    _number(getattr(lag, field)),
+                    {
+                        "group": group.name,
+                        "region": lag.origin.region,
+                        "incarnation": str(lag.origin.incarnation),
+                    },
+                )
+                for lag in group.status().lags
+            ]
+
+        return observe
+
+    for name, field, unit, text in (
+        ("changes", "changes", "1", "Changes of the origin that exist and are not applied here."),
+        ("age", "lag", "s", "Age of the oldest of them, by its writer's clock."),
+        ("at_least", "at_least", "1", "Whether there may be more: the region is silent."),
+    ):
+        meter.create_observable_gauge(
+            f"isthmus_replication_origin_lag_{name}", [origins(field)], unit=unit, description=text
+        )
+
+    def waiting(field: str) -> Any:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            sums = {"dependency": 0, "signature": 0}
+            for each in group.status().waiting:
+                sums["signature" if each.relay else "dependency"] += getattr(each, field)
+            return [Observation(n, {"group": group.name, "for": why}) for why, n in sums.items()]
+
+        return observe
+
+    for field in ("frames", "bytes"):
+        meter.create_observable_gauge(
+            f"isthmus_replication_waiting_{field}",
+            [waiting(field)],
+            unit="1" if field == "frames" else "By",
+            description="What came and is not applied, by what it waits for.",
         )
 
     def total(field: str) -> Any:

@@ -45,6 +45,10 @@ class Durable:
                 self._first.pop(peer, None)
         self._members = members
 
+    def of(self, peer: str) -> Vector | None:
+        """What a peer has said last that it has on disk; None if nothing."""
+        return self._acknowledged.get(peer)
+
     def acknowledged(self, peer: str, vector: Mapping[Origin, int]) -> None:
         """A peer said on its own stream what it has on disk.
 

@@ -46,6 +46,7 @@ from mesh.replication.core.frames import (
 )
 from mesh.replication.core.intake import Intake
 from mesh.replication.core.integrity import Integrity
+from mesh.replication.core.lag import Lag
 from mesh.replication.core.merging import Merging
 from mesh.replication.core.parked import KNOWN, Known, Unread, beside_of, holds, unread
 from mesh.replication.core.receipts import Receipt
@@ -222,6 +223,7 @@ class Journal:
         self.residents = Residents(recovered.residents)
         self.known = known
         self._parked = recovered.parked
+        self.lag = Lag()
         self.signatures = recovered.signatures
         """Of each origin's last frame, its signature."""
         self._heads = recovered.heads

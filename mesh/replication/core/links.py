@@ -7,10 +7,10 @@ that, in the order in which it committed, which is a causal order. Frames travel
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from isthmus.replication.v1 import frame_pb2, link_pb2, signature_pb2
+from isthmus.replication.v1 import frame_pb2, lag_pb2, link_pb2, signature_pb2
 
 from mesh.replication.core import errors
 from mesh.replication.core.answers import Answers
@@ -208,6 +208,7 @@ class Receiver:
             self._journal.take(frame)
         else:
             self.relayed.hold(frame)
+            self._journal.lag.note(frame.origin, frame.first, frame.columns.clocks[0])
         self._owed.append((frame.origin, frame.last, len(frame.body), frame.count))
 
     def release(self) -> bool:
@@ -221,6 +222,9 @@ class Receiver:
     def _heartbeat(self, message: link_pb2.Heartbeat, now_ms: int) -> None:
         vector = vector_from_proto(message.vector)
         self._view.vector = vector
+        for mark in message.marks:
+            self._journal.lag.note(origin_from_proto(mark.origin), mark.sequence, mark.clock)
+        self._journal.lag.applied(self._journal.vector)
         # One from the far future would hide all that come after it.
         self._view.clocks = {
             region: clock
@@ -392,8 +396,24 @@ class Sender:
                 clock=self._journal.clock.tick(now_ms),
                 heard={region: clock for region, clock in heard.items() if region != self._peer},
                 parked=not self._journal.reads_all,
+                marks=self._marks(),
             )
         )
+
+    def _marks(self) -> Iterator[lag_pb2.Mark]:
+        """When what the peer lacks was made: the oldest and the newest of each origin."""
+        journal = self._journal
+        for origin, sequence in journal.vector.items():
+            first = self.durable.get(origin, 0) + 1
+            if first > sequence:
+                continue
+            oldest = journal.lag.clock_at(self._log, origin, first)
+            said = frame_pb2.Origin(region=origin.region, incarnation=origin.incarnation)
+            if oldest is not None:
+                yield lag_pb2.Mark(origin=said, sequence=first, clock=oldest)
+            newest = journal.seen.clocks.get(origin, 0)
+            if newest:
+                yield lag_pb2.Mark(origin=said, sequence=sequence, clock=newest)
 
     def _next(self) -> StoredFrame | None:
         heads = [self._head(origin) for origin in self._open_origins()]

@@ -48,6 +48,16 @@ class Hearing:
         heard = self._linked.get(peer)
         return None if heard is None else now_ms - heard
 
+    def lost_ms(self, peer: str, now_ms: int) -> int | None:
+        """For how long there was no sign of life on any path; 0 if there was one lately.
+
+        None if there never was.
+        """
+        alive = self._alive.get(peer)
+        if alive is None:
+            return None
+        return 0 if self._lately(alive, now_ms) else now_ms - alive
+
     def linked(self, peer: str, now_ms: int) -> bool:
         """Whether something came lately from a peer itself: if not, others must relay for it."""
         return self._lately(self._linked.get(peer), now_ms)

@@ -26,11 +26,12 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from isthmus.options.v1 import options_pb2 as isthmus_dot_options_dot_v1_dot_options__pb2
 from isthmus.replication.v1 import digest_pb2 as isthmus_dot_replication_dot_v1_dot_digest__pb2
 from isthmus.replication.v1 import frame_pb2 as isthmus_dot_replication_dot_v1_dot_frame__pb2
+from isthmus.replication.v1 import lag_pb2 as isthmus_dot_replication_dot_v1_dot_lag__pb2
 from isthmus.replication.v1 import link_pb2 as isthmus_dot_replication_dot_v1_dot_link__pb2
 from isthmus.replication.v1 import members_pb2 as isthmus_dot_replication_dot_v1_dot_members__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cisthmus/mesh/v1/status.proto\x12\x0fisthmus.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a isthmus/options/v1/options.proto\x1a#isthmus/replication/v1/digest.proto\x1a\"isthmus/replication/v1/frame.proto\x1a!isthmus/replication/v1/link.proto\x1a$isthmus/replication/v1/members.proto\"\x12\n\x10GetStatusRequest\"\xc1\x02\n\x11GetStatusResponse\x12\x1a\n\x08workload\x18\x01 \x01(\tR\x08workload\x12\x16\n\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n\x07version\x18\x03 \x01(\tR\x07version\x12\x34\n\x07started\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07started\x12\x14\n\x05owner\x18\x05 \x01(\tR\x05owner\x12\x18\n\x07runbook\x18\x06 \x01(\tR\x07runbook\x12\x44\n\x0b\x63\x65rtificate\x18\x07 \x01(\x0b\x32\".isthmus.mesh.v1.CertificateStatusR\x0b\x63\x65rtificate\x12\x32\n\x05group\x18\x08 \x01(\x0b\x32\x1c.isthmus.mesh.v1.GroupStatusR\x05group\"\xa4\x01\n\x11\x43\x65rtificateStatus\x12\x1b\n\tspiffe_id\x18\x01 \x01(\tR\x08spiffeId\x12\x39\n\nnot_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tnotBefore\x12\x37\n\tnot_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08notAfter\"\xd9\x05\n\x0bGroupStatus\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x36\n\x06origin\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12\x36\n\x06vector\x18\x03 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\x12\x16\n\x06\x64igest\x18\x04 \x01(\x0cR\x06\x64igest\x12\x1a\n\x08\x65ntities\x18\x05 \x01(\x04R\x08\x65ntities\x12\x38\n\x05links\x18\x06 \x03(\x0b\x32\".isthmus.replication.v1.LinkStatusR\x05links\x12\x38\n\x07horizon\x18\x07 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x07horizon\x12#\n\rjournal_bytes\x18\x08 \x01(\x04R\x0cjournalBytes\x12;\n\x08snapshot\x18\t \x01(\x0b\x32\x1f.isthmus.mesh.v1.SnapshotStatusR\x08snapshot\x12?\n\x07members\x18\x10 \x01(\x0b\x32%.isthmus.replication.v1.MembersStatusR\x07members\x12\x38\n\x05pairs\x18\x0c \x03(\x0b\x32\".isthmus.replication.v1.PairStatusR\x05pairs\x12\x45\n\tintegrity\x18\r \x01(\x0b\x32\'.isthmus.replication.v1.IntegrityStatusR\tintegrity\x12=\n\x06parked\x18\x0e \x03(\x0b\x32%.isthmus.replication.v1.ParkedChangesR\x06parked\x12\x39\n\x19\x65ntities_of_unknown_types\x18\x0f \x01(\x04R\x16\x65ntitiesOfUnknownTypes\"g\n\x0eSnapshotStatus\x12\x12\n\x04peer\x18\x01 \x01(\tR\x04peer\x12%\n\x0e\x65ntities_taken\x18\x02 \x01(\x04R\rentitiesTaken\x12\x1a\n\x08\x65ntities\x18\x03 \x01(\x04R\x08\x65ntities2\xa5\x01\n\rStatusService\x12\x66\n\tGetStatus\x12!.isthmus.mesh.v1.GetStatusRequest\x1a\".isthmus.mesh.v1.GetStatusResponse\"\x12\x90\x02\x01\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\x03(\x02\x1a,\xea\xab\x19(\n\x01*\x1a\x08platform\"\x19\x64ocs/runbooks/platform.mdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cisthmus/mesh/v1/status.proto\x12\x0fisthmus.mesh.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a isthmus/options/v1/options.proto\x1a#isthmus/replication/v1/digest.proto\x1a\"isthmus/replication/v1/frame.proto\x1a isthmus/replication/v1/lag.proto\x1a!isthmus/replication/v1/link.proto\x1a$isthmus/replication/v1/members.proto\"\x12\n\x10GetStatusRequest\"\xc1\x02\n\x11GetStatusResponse\x12\x1a\n\x08workload\x18\x01 \x01(\tR\x08workload\x12\x16\n\x06region\x18\x02 \x01(\tR\x06region\x12\x18\n\x07version\x18\x03 \x01(\tR\x07version\x12\x34\n\x07started\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x07started\x12\x14\n\x05owner\x18\x05 \x01(\tR\x05owner\x12\x18\n\x07runbook\x18\x06 \x01(\tR\x07runbook\x12\x44\n\x0b\x63\x65rtificate\x18\x07 \x01(\x0b\x32\".isthmus.mesh.v1.CertificateStatusR\x0b\x63\x65rtificate\x12\x32\n\x05group\x18\x08 \x01(\x0b\x32\x1c.isthmus.mesh.v1.GroupStatusR\x05group\"\xa4\x01\n\x11\x43\x65rtificateStatus\x12\x1b\n\tspiffe_id\x18\x01 \x01(\tR\x08spiffeId\x12\x39\n\nnot_before\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tnotBefore\x12\x37\n\tnot_after\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x08notAfter\"\xd1\x06\n\x0bGroupStatus\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x36\n\x06origin\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12\x36\n\x06vector\x18\x03 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\x12\x16\n\x06\x64igest\x18\x04 \x01(\x0cR\x06\x64igest\x12\x1a\n\x08\x65ntities\x18\x05 \x01(\x04R\x08\x65ntities\x12\x38\n\x05links\x18\x06 \x03(\x0b\x32\".isthmus.replication.v1.LinkStatusR\x05links\x12\x38\n\x07horizon\x18\x07 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x07horizon\x12#\n\rjournal_bytes\x18\x08 \x01(\x04R\x0cjournalBytes\x12;\n\x08snapshot\x18\t \x01(\x0b\x32\x1f.isthmus.mesh.v1.SnapshotStatusR\x08snapshot\x12?\n\x07members\x18\x10 \x01(\x0b\x32%.isthmus.replication.v1.MembersStatusR\x07members\x12\x38\n\x05pairs\x18\x0c \x03(\x0b\x32\".isthmus.replication.v1.PairStatusR\x05pairs\x12\x45\n\tintegrity\x18\r \x01(\x0b\x32\'.isthmus.replication.v1.IntegrityStatusR\tintegrity\x12=\n\x06parked\x18\x0e \x03(\x0b\x32%.isthmus.replication.v1.ParkedChangesR\x06parked\x12\x39\n\x19\x65ntities_of_unknown_types\x18\x0f \x01(\x04R\x16\x65ntitiesOfUnknownTypes\x12\x35\n\x04lags\x18\x14 \x03(\x0b\x32!.isthmus.replication.v1.OriginLagR\x04lags\x12?\n\x07waiting\x18\x15 \x03(\x0b\x32%.isthmus.replication.v1.WaitingFramesR\x07waiting\"g\n\x0eSnapshotStatus\x12\x12\n\x04peer\x18\x01 \x01(\tR\x04peer\x12%\n\x0e\x65ntities_taken\x18\x02 \x01(\x04R\rentitiesTaken\x12\x1a\n\x08\x65ntities\x18\x03 \x01(\x04R\x08\x65ntities2\xa5\x01\n\rStatusService\x12\x66\n\tGetStatus\x12!.isthmus.mesh.v1.GetStatusRequest\x1a\".isthmus.mesh.v1.GetStatusResponse\"\x12\x90\x02\x01\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\x03(\x02\x1a,\xea\xab\x19(\n\x01*\x1a\x08platform\"\x19\x64ocs/runbooks/platform.mdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,16 +42,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_STATUSSERVICE']._serialized_options = b'\352\253\031(\n\001*\032\010platform\"\031docs/runbooks/platform.md'
   _globals['_STATUSSERVICE'].methods_by_name['GetStatus']._loaded_options = None
   _globals['_STATUSSERVICE'].methods_by_name['GetStatus']._serialized_options = b'\220\002\001\362\253\031\013\n\003\022\001\001\022\002\010\003(\002'
-  _globals['_GETSTATUSREQUEST']._serialized_start=262
-  _globals['_GETSTATUSREQUEST']._serialized_end=280
-  _globals['_GETSTATUSRESPONSE']._serialized_start=283
-  _globals['_GETSTATUSRESPONSE']._serialized_end=604
-  _globals['_CERTIFICATESTATUS']._serialized_start=607
-  _globals['_CERTIFICATESTATUS']._serialized_end=771
-  _globals['_GROUPSTATUS']._serialized_start=774
-  _globals['_GROUPSTATUS']._serialized_end=1503
-  _globals['_SNAPSHOTSTATUS']._serialized_start=1505
-  _globals['_SNAPSHOTSTATUS']._serialized_end=1608
-  _globals['_STATUSSERVICE']._serialized_start=1611
-  _globals['_STATUSSERVICE']._serialized_end=1776
+  _globals['_GETSTATUSREQUEST']._serialized_start=296
+  _globals['_GETSTATUSREQUEST']._serialized_end=314
+  _globals['_GETSTATUSRESPONSE']._serialized_start=317
+  _globals['_GETSTATUSRESPONSE']._serialized_end=638
+  _globals['_CERTIFICATESTATUS']._serialized_start=641
+  _globals['_CERTIFICATESTATUS']._serialized_end=805
+  _globals['_GROUPSTATUS']._serialized_start=808
+  _globals['_GROUPSTATUS']._serialized_end=1657
+  _globals['_SNAPSHOTSTATUS']._serialized_start=1659
+  _globals['_SNAPSHOTSTATUS']._serialized_end=1762
+  _globals['_STATUSSERVICE']._serialized_start=1765
+  _globals['_STATUSSERVICE']._serialized_end=1930
 # @@protoc_insertion_point(module_scope)

@@ -10,6 +10,7 @@ from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from isthmus.replication.v1 import digest_pb2 as _digest_pb2
 from isthmus.replication.v1 import frame_pb2 as _frame_pb2
+from isthmus.replication.v1 import lag_pb2 as _lag_pb2
 from isthmus.replication.v1 import link_pb2 as _link_pb2
 from isthmus.replication.v1 import members_pb2 as _members_pb2
 import builtins as _builtins
@@ -128,6 +129,8 @@ class GroupStatus(_message.Message):
     INTEGRITY_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
     ENTITIES_OF_UNKNOWN_TYPES_FIELD_NUMBER: _builtins.int
+    LAGS_FIELD_NUMBER: _builtins.int
+    WAITING_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     digest: _builtins.bytes
     """SHA-256 sum over the state at `vector`: regions with equal vectors have equal digests. Empty
@@ -166,6 +169,14 @@ class GroupStatus(_message.Message):
     def parked(self) -> _containers.RepeatedCompositeFieldContainer[_link_pb2.ParkedChanges]:
         """What waits here for a newer version, by type, field and rule."""
 
+    @_builtins.property
+    def lags(self) -> _containers.RepeatedCompositeFieldContainer[_lag_pb2.OriginLag]:
+        """Origins that this region is behind, or whose region is silent."""
+
+    @_builtins.property
+    def waiting(self) -> _containers.RepeatedCompositeFieldContainer[_lag_pb2.WaitingFrames]:
+        """What came and waits."""
+
     def __init__(
         self,
         *,
@@ -183,10 +194,12 @@ class GroupStatus(_message.Message):
         integrity: _digest_pb2.IntegrityStatus | None = ...,
         parked: _abc.Iterable[_link_pb2.ParkedChanges] | None = ...,
         entities_of_unknown_types: _builtins.int = ...,
+        lags: _abc.Iterable[_lag_pb2.OriginLag] | None = ...,
+        waiting: _abc.Iterable[_lag_pb2.WaitingFrames] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["horizon", b"horizon", "integrity", b"integrity", "members", b"members", "origin", b"origin", "snapshot", b"snapshot", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "entities_of_unknown_types", b"entities_of_unknown_types", "group", b"group", "horizon", b"horizon", "integrity", b"integrity", "journal_bytes", b"journal_bytes", "links", b"links", "members", b"members", "origin", b"origin", "pairs", b"pairs", "parked", b"parked", "snapshot", b"snapshot", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "entities", b"entities", "entities_of_unknown_types", b"entities_of_unknown_types", "group", b"group", "horizon", b"horizon", "integrity", b"integrity", "journal_bytes", b"journal_bytes", "lags", b"lags", "links", b"links", "members", b"members", "origin", b"origin", "pairs", b"pairs", "parked", b"parked", "snapshot", b"snapshot", "vector", b"vector", "waiting", b"waiting"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

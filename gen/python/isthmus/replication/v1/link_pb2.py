@@ -27,11 +27,12 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from isthmus.options.v1 import options_pb2 as isthmus_dot_options_dot_v1_dot_options__pb2
 from isthmus.replication.v1 import digest_pb2 as isthmus_dot_replication_dot_v1_dot_digest__pb2
 from isthmus.replication.v1 import frame_pb2 as isthmus_dot_replication_dot_v1_dot_frame__pb2
+from isthmus.replication.v1 import lag_pb2 as isthmus_dot_replication_dot_v1_dot_lag__pb2
 from isthmus.replication.v1 import signature_pb2 as isthmus_dot_replication_dot_v1_dot_signature__pb2
 from isthmus.replication.v1 import snapshot_pb2 as isthmus_dot_replication_dot_v1_dot_snapshot__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/replication/v1/link.proto\x12\x16isthmus.replication.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a isthmus/options/v1/options.proto\x1a#isthmus/replication/v1/digest.proto\x1a\"isthmus/replication/v1/frame.proto\x1a&isthmus/replication/v1/signature.proto\x1a%isthmus/replication/v1/snapshot.proto\"q\n\x0c\x43laimRequest\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06method\x18\x03 \x01(\tR\x06method\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestId\"\xd5\x03\n\rClaimResponse\x12I\n\x07granted\x18\x01 \x01(\x0b\x32-.isthmus.replication.v1.ClaimResponse.GrantedH\x00R\x07granted\x12@\n\x04\x62usy\x18\x02 \x01(\x0b\x32*.isthmus.replication.v1.ClaimResponse.BusyH\x00R\x04\x62usy\x12@\n\x04\x64one\x18\x03 \x01(\x0b\x32*.isthmus.replication.v1.ClaimResponse.DoneH\x00R\x04\x64one\x1a\t\n\x07Granted\x1a\x06\n\x04\x42usy\x1a\xd6\x01\n\x04\x44one\x12\x36\n\x06vector\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\x12%\n\x0erequest_digest\x18\x02 \x01(\x0cR\rrequestDigest\x12#\n\rresponse_type\x18\x03 \x01(\tR\x0cresponseType\x12\x1a\n\x08response\x18\x04 \x01(\x0cR\x08response\x12.\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04timeB\t\n\x07verdict\"\x9e\x03\n\rFollowRequest\x12;\n\x05hello\x18\x01 \x01(\x0b\x32#.isthmus.replication.v1.FollowHelloH\x00R\x05hello\x12\x38\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.CreditH\x00R\x06\x63redit\x12S\n\x0f\x61\x63knowledgement\x18\x03 \x01(\x0b\x32\'.isthmus.replication.v1.AcknowledgementH\x00R\x0f\x61\x63knowledgement\x12\x32\n\x04want\x18\x04 \x01(\x0b\x32\x1c.isthmus.replication.v1.WantH\x00R\x04want\x12\x45\n\x08snapshot\x18\x05 \x01(\x0b\x32\'.isthmus.replication.v1.SnapshotRequestH\x00R\x08snapshot\x12;\n\x07inquiry\x18\x08 \x01(\x0b\x32\x1f.isthmus.replication.v1.InquiryH\x00R\x07inquiryB\t\n\x07message\"\xbb\x04\n\x0e\x46ollowResponse\x12;\n\x05hello\x18\x01 \x01(\x0b\x32#.isthmus.replication.v1.FollowHelloH\x00R\x05hello\x12\x35\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.isthmus.replication.v1.FrameH\x00R\x05\x66rame\x12\x41\n\theartbeat\x18\x03 \x01(\x0b\x32!.isthmus.replication.v1.HeartbeatH\x00R\theartbeat\x12\x39\n\x05\x65rror\x18\x04 \x01(\x0b\x32!.isthmus.replication.v1.LinkErrorH\x00R\x05\x65rror\x12=\n\x05offer\x18\x05 \x01(\x0b\x32%.isthmus.replication.v1.SnapshotOfferH\x00R\x05offer\x12=\n\x05start\x18\x06 \x01(\x0b\x32%.isthmus.replication.v1.SnapshotStartH\x00R\x05start\x12=\n\x05piece\x18\x07 \x01(\x0b\x32%.isthmus.replication.v1.SnapshotPieceH\x00R\x05piece\x12\x35\n\x03key\x18\t \x01(\x0b\x32!.isthmus.replication.v1.OriginKeyH\x00R\x03key\x12\x38\n\x06\x61nswer\x18\x08 \x01(\x0b\x32\x1e.isthmus.replication.v1.AnswerH\x00R\x06\x61nswerB\t\n\x07message\"\x86\x02\n\x0b\x46ollowHello\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x36\n\x06origin\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12\x18\n\x07\x66ormats\x18\x03 \x03(\rR\x07\x66ormats\x12\'\n\x0f\x63ontract_digest\x18\x04 \x01(\x0cR\x0e\x63ontractDigest\x12\x36\n\x06vector\x18\x05 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\x12\x14\n\x05\x63lock\x18\x06 \x01(\x06R\x05\x63lock\x12\x18\n\x07regions\x18\x07 \x03(\tR\x07regions\"8\n\x06\x43redit\x12\x14\n\x05\x62ytes\x18\x01 \x01(\x04R\x05\x62ytes\x12\x18\n\x07\x63hanges\x18\x02 \x01(\x04R\x07\x63hanges\"\x85\x01\n\x0f\x41\x63knowledgement\x12\x38\n\x07\x61pplied\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x07\x61pplied\x12\x38\n\x07\x64urable\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x07\x64urable\" \n\x04Want\x12\x18\n\x07regions\x18\x01 \x03(\tR\x07regions\"\xef\x01\n\tHeartbeat\x12\x36\n\x06vector\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\x12\x14\n\x05\x63lock\x18\x02 \x01(\x06R\x05\x63lock\x12\x42\n\x05heard\x18\x04 \x03(\x0b\x32,.isthmus.replication.v1.Heartbeat.HeardEntryR\x05heard\x12\x16\n\x06parked\x18\x08 \x01(\x08R\x06parked\x1a\x38\n\nHeardEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x06R\x05value:\x02\x38\x01\"~\n\tLinkError\x12?\n\x06reason\x18\x01 \x01(\x0e\x32\'.isthmus.replication.v1.LinkErrorReasonR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x16\n\x06remedy\x18\x03 \x01(\tR\x06remedy\"\xe0\x01\n\nLinkStatus\x12\x12\n\x04peer\x18\x01 \x01(\tR\x04peer\x12\x1c\n\tconnected\x18\x02 \x01(\x08R\tconnected\x12\x1f\n\x0blag_changes\x18\x03 \x01(\x04R\nlagChanges\x12+\n\x03lag\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x33\n\x07silence\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07silence\x12\x1d\n\nlast_error\x18\x06 \x01(\tR\tlastError\"\xe1\x01\n\rParkedChanges\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n\x05\x66ield\x18\x02 \x01(\tR\x05\x66ield\x12\x12\n\x04rule\x18\x03 \x01(\rR\x04rule\x12\x12\n\x04kind\x18\x04 \x01(\rR\x04kind\x12\x18\n\x07\x63hanges\x18\x05 \x01(\x04R\x07\x63hanges\x12\x1a\n\x08\x65ntities\x18\x06 \x01(\x04R\x08\x65ntities\x12\x16\n\x06\x65ntity\x18\x07 \x01(\tR\x06\x65ntity\x12\x30\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05since*\xc4\x03\n\x0fLinkErrorReason\x12!\n\x1dLINK_ERROR_REASON_UNSPECIFIED\x10\x00\x12\'\n#LINK_ERROR_REASON_HISTORY_TRUNCATED\x10\x01\x12\"\n\x1eLINK_ERROR_REASON_CHAIN_BROKEN\x10\x02\x12!\n\x1dLINK_ERROR_REASON_WRONG_GROUP\x10\x03\x12\"\n\x1eLINK_ERROR_REASON_WRONG_REGION\x10\x04\x12$\n LINK_ERROR_REASON_FORMAT_UNKNOWN\x10\x05\x12!\n\x1dLINK_ERROR_REASON_CLOCK_AHEAD\x10\x06\x12%\n!LINK_ERROR_REASON_RESTORED_BACKUP\x10\x07\x12&\n\"LINK_ERROR_REASON_SNAPSHOT_DAMAGED\x10\x08\x12\'\n#LINK_ERROR_REASON_SIGNATURE_INVALID\x10\t\x12\x1d\n\x19LINK_ERROR_REASON_EVICTED\x10\x10\x12\x1a\n\x16LINK_ERROR_REASON_LEFT\x10\x11\x32\x95\x02\n\x0bLinkService\x12l\n\x06\x46ollow\x12%.isthmus.replication.v1.FollowRequest\x1a&.isthmus.replication.v1.FollowResponse\"\x0f\xf2\xab\x19\x0b\n\x02\x18\x01(\x04\x42\x03\x08\x90\x1c(\x01\x30\x01\x12g\n\x05\x43laim\x12$.isthmus.replication.v1.ClaimRequest\x1a%.isthmus.replication.v1.ClaimResponse\"\x11\x90\x02\x02\xf2\xab\x19\n\n\x02\x18\x01\x12\x02\x08\x05(\x04\x1a/\xea\xab\x19+\n\x01*\x1a\x08platform\"\x1c\x64ocs/runbooks/replication.mdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/replication/v1/link.proto\x12\x16isthmus.replication.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a isthmus/options/v1/options.proto\x1a#isthmus/replication/v1/digest.proto\x1a\"isthmus/replication/v1/frame.proto\x1a isthmus/replication/v1/lag.proto\x1a&isthmus/replication/v1/signature.proto\x1a%isthmus/replication/v1/snapshot.proto\"q\n\x0c\x43laimRequest\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x14\n\x05\x61\x63tor\x18\x02 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06method\x18\x03 \x01(\tR\x06method\x12\x1d\n\nrequest_id\x18\x04 \x01(\tR\trequestId\"\xd5\x03\n\rClaimResponse\x12I\n\x07granted\x18\x01 \x01(\x0b\x32-.isthmus.replication.v1.ClaimResponse.GrantedH\x00R\x07granted\x12@\n\x04\x62usy\x18\x02 \x01(\x0b\x32*.isthmus.replication.v1.ClaimResponse.BusyH\x00R\x04\x62usy\x12@\n\x04\x64one\x18\x03 \x01(\x0b\x32*.isthmus.replication.v1.ClaimResponse.DoneH\x00R\x04\x64one\x1a\t\n\x07Granted\x1a\x06\n\x04\x42usy\x1a\xd6\x01\n\x04\x44one\x12\x36\n\x06vector\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\x12%\n\x0erequest_digest\x18\x02 \x01(\x0cR\rrequestDigest\x12#\n\rresponse_type\x18\x03 \x01(\tR\x0cresponseType\x12\x1a\n\x08response\x18\x04 \x01(\x0cR\x08response\x12.\n\x04time\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04timeB\t\n\x07verdict\"\x9e\x03\n\rFollowRequest\x12;\n\x05hello\x18\x01 \x01(\x0b\x32#.isthmus.replication.v1.FollowHelloH\x00R\x05hello\x12\x38\n\x06\x63redit\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.CreditH\x00R\x06\x63redit\x12S\n\x0f\x61\x63knowledgement\x18\x03 \x01(\x0b\x32\'.isthmus.replication.v1.AcknowledgementH\x00R\x0f\x61\x63knowledgement\x12\x32\n\x04want\x18\x04 \x01(\x0b\x32\x1c.isthmus.replication.v1.WantH\x00R\x04want\x12\x45\n\x08snapshot\x18\x05 \x01(\x0b\x32\'.isthmus.replication.v1.SnapshotRequestH\x00R\x08snapshot\x12;\n\x07inquiry\x18\x08 \x01(\x0b\x32\x1f.isthmus.replication.v1.InquiryH\x00R\x07inquiryB\t\n\x07message\"\xbb\x04\n\x0e\x46ollowResponse\x12;\n\x05hello\x18\x01 \x01(\x0b\x32#.isthmus.replication.v1.FollowHelloH\x00R\x05hello\x12\x35\n\x05\x66rame\x18\x02 \x01(\x0b\x32\x1d.isthmus.replication.v1.FrameH\x00R\x05\x66rame\x12\x41\n\theartbeat\x18\x03 \x01(\x0b\x32!.isthmus.replication.v1.HeartbeatH\x00R\theartbeat\x12\x39\n\x05\x65rror\x18\x04 \x01(\x0b\x32!.isthmus.replication.v1.LinkErrorH\x00R\x05\x65rror\x12=\n\x05offer\x18\x05 \x01(\x0b\x32%.isthmus.replication.v1.SnapshotOfferH\x00R\x05offer\x12=\n\x05start\x18\x06 \x01(\x0b\x32%.isthmus.replication.v1.SnapshotStartH\x00R\x05start\x12=\n\x05piece\x18\x07 \x01(\x0b\x32%.isthmus.replication.v1.SnapshotPieceH\x00R\x05piece\x12\x35\n\x03key\x18\t \x01(\x0b\x32!.isthmus.replication.v1.OriginKeyH\x00R\x03key\x12\x38\n\x06\x61nswer\x18\x08 \x01(\x0b\x32\x1e.isthmus.replication.v1.AnswerH\x00R\x06\x61nswerB\t\n\x07message\"\x86\x02\n\x0b\x46ollowHello\x12\x14\n\x05group\x18\x01 \x01(\tR\x05group\x12\x36\n\x06origin\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12\x18\n\x07\x66ormats\x18\x03 \x03(\rR\x07\x66ormats\x12\'\n\x0f\x63ontract_digest\x18\x04 \x01(\x0cR\x0e\x63ontractDigest\x12\x36\n\x06vector\x18\x05 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\x12\x14\n\x05\x63lock\x18\x06 \x01(\x06R\x05\x63lock\x12\x18\n\x07regions\x18\x07 \x03(\tR\x07regions\"8\n\x06\x43redit\x12\x14\n\x05\x62ytes\x18\x01 \x01(\x04R\x05\x62ytes\x12\x18\n\x07\x63hanges\x18\x02 \x01(\x04R\x07\x63hanges\"\x85\x01\n\x0f\x41\x63knowledgement\x12\x38\n\x07\x61pplied\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x07\x61pplied\x12\x38\n\x07\x64urable\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x07\x64urable\" \n\x04Want\x12\x18\n\x07regions\x18\x01 \x03(\tR\x07regions\"\xa3\x02\n\tHeartbeat\x12\x36\n\x06vector\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\x12\x14\n\x05\x63lock\x18\x02 \x01(\x06R\x05\x63lock\x12\x42\n\x05heard\x18\x04 \x03(\x0b\x32,.isthmus.replication.v1.Heartbeat.HeardEntryR\x05heard\x12\x32\n\x05marks\x18\x05 \x03(\x0b\x32\x1c.isthmus.replication.v1.MarkR\x05marks\x12\x16\n\x06parked\x18\x08 \x01(\x08R\x06parked\x1a\x38\n\nHeardEntry\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n\x05value\x18\x02 \x01(\x06R\x05value:\x02\x38\x01\"~\n\tLinkError\x12?\n\x06reason\x18\x01 \x01(\x0e\x32\'.isthmus.replication.v1.LinkErrorReasonR\x06reason\x12\x18\n\x07message\x18\x02 \x01(\tR\x07message\x12\x16\n\x06remedy\x18\x03 \x01(\tR\x06remedy\"\x9c\x03\n\nLinkStatus\x12\x12\n\x04peer\x18\x01 \x01(\tR\x04peer\x12\x1c\n\tconnected\x18\x02 \x01(\x08R\tconnected\x12\x1f\n\x0blag_changes\x18\x03 \x01(\x04R\nlagChanges\x12+\n\x03lag\x18\x04 \x01(\x0b\x32\x19.google.protobuf.DurationR\x03lag\x12\x33\n\x07silence\x18\x05 \x01(\x0b\x32\x19.google.protobuf.DurationR\x07silence\x12\x1d\n\nlast_error\x18\x06 \x01(\tR\tlastError\x12 \n\x0clag_at_least\x18\x07 \x01(\x08R\nlagAtLeast\x12:\n\x16unacknowledged_changes\x18\x08 \x01(\x04H\x00R\x15unacknowledgedChanges\x88\x01\x01\x12\x41\n\x0eunacknowledged\x18\t \x01(\x0b\x32\x19.google.protobuf.DurationR\x0eunacknowledgedB\x19\n\x17_unacknowledged_changes\"\xe1\x01\n\rParkedChanges\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x14\n\x05\x66ield\x18\x02 \x01(\tR\x05\x66ield\x12\x12\n\x04rule\x18\x03 \x01(\rR\x04rule\x12\x12\n\x04kind\x18\x04 \x01(\rR\x04kind\x12\x18\n\x07\x63hanges\x18\x05 \x01(\x04R\x07\x63hanges\x12\x1a\n\x08\x65ntities\x18\x06 \x01(\x04R\x08\x65ntities\x12\x16\n\x06\x65ntity\x18\x07 \x01(\tR\x06\x65ntity\x12\x30\n\x05since\x18\x08 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x05since*\xc4\x03\n\x0fLinkErrorReason\x12!\n\x1dLINK_ERROR_REASON_UNSPECIFIED\x10\x00\x12\'\n#LINK_ERROR_REASON_HISTORY_TRUNCATED\x10\x01\x12\"\n\x1eLINK_ERROR_REASON_CHAIN_BROKEN\x10\x02\x12!\n\x1dLINK_ERROR_REASON_WRONG_GROUP\x10\x03\x12\"\n\x1eLINK_ERROR_REASON_WRONG_REGION\x10\x04\x12$\n LINK_ERROR_REASON_FORMAT_UNKNOWN\x10\x05\x12!\n\x1dLINK_ERROR_REASON_CLOCK_AHEAD\x10\x06\x12%\n!LINK_ERROR_REASON_RESTORED_BACKUP\x10\x07\x12&\n\"LINK_ERROR_REASON_SNAPSHOT_DAMAGED\x10\x08\x12\'\n#LINK_ERROR_REASON_SIGNATURE_INVALID\x10\t\x12\x1d\n\x19LINK_ERROR_REASON_EVICTED\x10\x10\x12\x1a\n\x16LINK_ERROR_REASON_LEFT\x10\x11\x32\x95\x02\n\x0bLinkService\x12l\n\x06\x46ollow\x12%.isthmus.replication.v1.FollowRequest\x1a&.isthmus.replication.v1.FollowResponse\"\x0f\xf2\xab\x19\x0b\n\x02\x18\x01(\x04\x42\x03\x08\x90\x1c(\x01\x30\x01\x12g\n\x05\x43laim\x12$.isthmus.replication.v1.ClaimRequest\x1a%.isthmus.replication.v1.ClaimResponse\"\x11\x90\x02\x02\xf2\xab\x19\n\n\x02\x18\x01\x12\x02\x08\x05(\x04\x1a/\xea\xab\x19+\n\x01*\x1a\x08platform\"\x1c\x64ocs/runbooks/replication.mdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,40 +47,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LINKSERVICE'].methods_by_name['Follow']._serialized_options = b'\362\253\031\013\n\002\030\001(\004B\003\010\220\034'
   _globals['_LINKSERVICE'].methods_by_name['Claim']._loaded_options = None
   _globals['_LINKSERVICE'].methods_by_name['Claim']._serialized_options = b'\220\002\002\362\253\031\n\n\002\030\001\022\002\010\005(\004'
-  _globals['_LINKERRORREASON']._serialized_start=3209
-  _globals['_LINKERRORREASON']._serialized_end=3661
-  _globals['_CLAIMREQUEST']._serialized_start=312
-  _globals['_CLAIMREQUEST']._serialized_end=425
-  _globals['_CLAIMRESPONSE']._serialized_start=428
-  _globals['_CLAIMRESPONSE']._serialized_end=897
-  _globals['_CLAIMRESPONSE_GRANTED']._serialized_start=652
-  _globals['_CLAIMRESPONSE_GRANTED']._serialized_end=661
-  _globals['_CLAIMRESPONSE_BUSY']._serialized_start=663
-  _globals['_CLAIMRESPONSE_BUSY']._serialized_end=669
-  _globals['_CLAIMRESPONSE_DONE']._serialized_start=672
-  _globals['_CLAIMRESPONSE_DONE']._serialized_end=886
-  _globals['_FOLLOWREQUEST']._serialized_start=900
-  _globals['_FOLLOWREQUEST']._serialized_end=1314
-  _globals['_FOLLOWRESPONSE']._serialized_start=1317
-  _globals['_FOLLOWRESPONSE']._serialized_end=1888
-  _globals['_FOLLOWHELLO']._serialized_start=1891
-  _globals['_FOLLOWHELLO']._serialized_end=2153
-  _globals['_CREDIT']._serialized_start=2155
-  _globals['_CREDIT']._serialized_end=2211
-  _globals['_ACKNOWLEDGEMENT']._serialized_start=2214
-  _globals['_ACKNOWLEDGEMENT']._serialized_end=2347
-  _globals['_WANT']._serialized_start=2349
-  _globals['_WANT']._serialized_end=2381
-  _globals['_HEARTBEAT']._serialized_start=2384
-  _globals['_HEARTBEAT']._serialized_end=2623
-  _globals['_HEARTBEAT_HEARDENTRY']._serialized_start=2567
-  _globals['_HEARTBEAT_HEARDENTRY']._serialized_end=2623
-  _globals['_LINKERROR']._serialized_start=2625
-  _globals['_LINKERROR']._serialized_end=2751
-  _globals['_LINKSTATUS']._serialized_start=2754
-  _globals['_LINKSTATUS']._serialized_end=2978
-  _globals['_PARKEDCHANGES']._serialized_start=2981
-  _globals['_PARKEDCHANGES']._serialized_end=3206
-  _globals['_LINKSERVICE']._serialized_start=3664
-  _globals['_LINKSERVICE']._serialized_end=3941
+  _globals['_LINKERRORREASON']._serialized_start=3483
+  _globals['_LINKERRORREASON']._serialized_end=3935
+  _globals['_CLAIMREQUEST']._serialized_start=346
+  _globals['_CLAIMREQUEST']._serialized_end=459
+  _globals['_CLAIMRESPONSE']._serialized_start=462
+  _globals['_CLAIMRESPONSE']._serialized_end=931
+  _globals['_CLAIMRESPONSE_GRANTED']._serialized_start=686
+  _globals['_CLAIMRESPONSE_GRANTED']._serialized_end=695
+  _globals['_CLAIMRESPONSE_BUSY']._serialized_start=697
+  _globals['_CLAIMRESPONSE_BUSY']._serialized_end=703
+  _globals['_CLAIMRESPONSE_DONE']._serialized_start=706
+  _globals['_CLAIMRESPONSE_DONE']._serialized_end=920
+  _globals['_FOLLOWREQUEST']._serialized_start=934
+  _globals['_FOLLOWREQUEST']._serialized_end=1348
+  _globals['_FOLLOWRESPONSE']._serialized_start=1351
+  _globals['_FOLLOWRESPONSE']._serialized_end=1922
+  _globals['_FOLLOWHELLO']._serialized_start=1925
+  _globals['_FOLLOWHELLO']._serialized_end=2187
+  _globals['_CREDIT']._serialized_start=2189
+  _globals['_CREDIT']._serialized_end=2245
+  _globals['_ACKNOWLEDGEMENT']._serialized_start=2248
+  _globals['_ACKNOWLEDGEMENT']._serialized_end=2381
+  _globals['_WANT']._serialized_start=2383
+  _globals['_WANT']._serialized_end=2415
+  _globals['_HEARTBEAT']._serialized_start=2418
+  _globals['_HEARTBEAT']._serialized_end=2709
+  _globals['_HEARTBEAT_HEARDENTRY']._serialized_start=2653
+  _globals['_HEARTBEAT_HEARDENTRY']._serialized_end=2709
+  _globals['_LINKERROR']._serialized_start=2711
+  _globals['_LINKERROR']._serialized_end=2837
+  _globals['_LINKSTATUS']._serialized_start=2840
+  _globals['_LINKSTATUS']._serialized_end=3252
+  _globals['_PARKEDCHANGES']._serialized_start=3255
+  _globals['_PARKEDCHANGES']._serialized_end=3480
+  _globals['_LINKSERVICE']._serialized_start=3938
+  _globals['_LINKSERVICE']._serialized_end=4215
 # @@protoc_insertion_point(module_scope)

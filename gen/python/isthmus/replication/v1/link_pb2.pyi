@@ -12,6 +12,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from isthmus.replication.v1 import digest_pb2 as _digest_pb2
 from isthmus.replication.v1 import frame_pb2 as _frame_pb2
+from isthmus.replication.v1 import lag_pb2 as _lag_pb2
 from isthmus.replication.v1 import signature_pb2 as _signature_pb2
 from isthmus.replication.v1 import snapshot_pb2 as _snapshot_pb2
 import builtins as _builtins
@@ -472,6 +473,7 @@ class Heartbeat(_message.Message):
     VECTOR_FIELD_NUMBER: _builtins.int
     CLOCK_FIELD_NUMBER: _builtins.int
     HEARD_FIELD_NUMBER: _builtins.int
+    MARKS_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
     clock: _builtins.int
     """The sender's hybrid logical clock: each of its heartbeats has a higher one."""
@@ -489,17 +491,24 @@ class Heartbeat(_message.Message):
         rises is a sign of life of that region, also where its own link is down.
         """
 
+    @_builtins.property
+    def marks(self) -> _containers.RepeatedCompositeFieldContainer[_lag_pb2.Mark]:
+        """Of each origin of which the receiver has not acknowledged all: its first change that is not
+        acknowledged, and its last.
+        """
+
     def __init__(
         self,
         *,
         vector: _frame_pb2.Vector | None = ...,
         clock: _builtins.int = ...,
         heard: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
+        marks: _abc.Iterable[_lag_pb2.Mark] | None = ...,
         parked: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "heard", b"heard", "parked", b"parked", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "heard", b"heard", "marks", b"marks", "parked", b"parked", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -545,19 +554,32 @@ class LinkStatus(_message.Message):
     LAG_FIELD_NUMBER: _builtins.int
     SILENCE_FIELD_NUMBER: _builtins.int
     LAST_ERROR_FIELD_NUMBER: _builtins.int
+    LAG_AT_LEAST_FIELD_NUMBER: _builtins.int
+    UNACKNOWLEDGED_CHANGES_FIELD_NUMBER: _builtins.int
+    UNACKNOWLEDGED_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     connected: _builtins.bool
     lag_changes: _builtins.int
-    """Changes of the peer's origin that are known to exist and not yet applied here."""
+    """Changes that the peer holds, of whatever origin, and that are not applied here."""
     last_error: _builtins.str
     """What ended the link last; empty if nothing did."""
+    lag_at_least: _builtins.bool
+    """There may be more, and older: the peer is silent, or has not said when its oldest was made."""
+    unacknowledged_changes: _builtins.int
+    """Changes that are durable here and that the peer has not said to have on disk. Unset until it
+    has said anything.
+    """
     @_builtins.property
     def lag(self) -> _duration_pb2.Duration:
-        """Age of the oldest of them."""
+        """Age of the oldest of them, by the clock of its writer."""
 
     @_builtins.property
     def silence(self) -> _duration_pb2.Duration:
         """Since the peer was last heard."""
+
+    @_builtins.property
+    def unacknowledged(self) -> _duration_pb2.Duration:
+        """Age of the oldest of them."""
 
     def __init__(
         self,
@@ -568,12 +590,17 @@ class LinkStatus(_message.Message):
         lag: _duration_pb2.Duration | None = ...,
         silence: _duration_pb2.Duration | None = ...,
         last_error: _builtins.str = ...,
+        lag_at_least: _builtins.bool = ...,
+        unacknowledged_changes: _builtins.int | None = ...,
+        unacknowledged: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["lag", b"lag", "silence", b"silence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_unacknowledged_changes", b"_unacknowledged_changes", "lag", b"lag", "silence", b"silence", "unacknowledged", b"unacknowledged", "unacknowledged_changes", b"unacknowledged_changes"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["connected", b"connected", "lag", b"lag", "lag_changes", b"lag_changes", "last_error", b"last_error", "peer", b"peer", "silence", b"silence"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_unacknowledged_changes", b"_unacknowledged_changes", "connected", b"connected", "lag", b"lag", "lag_at_least", b"lag_at_least", "lag_changes", b"lag_changes", "last_error", b"last_error", "peer", b"peer", "silence", b"silence", "unacknowledged", b"unacknowledged", "unacknowledged_changes", b"unacknowledged_changes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__unacknowledged_changes: _TypeAlias = _typing.Literal["unacknowledged_changes"]  # noqa: Y015
+    _WhichOneofArgType__unacknowledged_changes: _TypeAlias = _typing.Literal["_unacknowledged_changes", b"_unacknowledged_changes"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unacknowledged_changes) -> _WhichOneofReturnType__unacknowledged_changes | None: ...
 
 Global___LinkStatus: _TypeAlias = LinkStatus  # noqa: Y015
 
