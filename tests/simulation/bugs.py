@@ -30,6 +30,7 @@ from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import UPSERT, EntityState
 from mesh.replication.core.grants import Claims
 from mesh.replication.core.journal import Batch, Journal
+from mesh.replication.core.lag import Lag
 from mesh.replication.core.signatures import Keyring, Verdict
 from mesh.replication.core.snapshots import Position
 from mesh.replication.schema import GroupSchema
@@ -145,6 +146,17 @@ def the_chain_is_not_checked() -> Iterator[None]:
         pass
 
     with _replaced(journal, "follow", follow), _replaced(relayed, "follow", follow):
+        yield
+
+
+@_bug
+def a_lag_is_counted_from_when_it_was_heard() -> Iterator[None]:
+    real = Lag.note
+
+    def note(self: Lag, origin: Origin, sequence: int, clock: int) -> None:
+        real(self, origin, sequence, clock + (20 << COUNTER_BITS))
+
+    with _replaced(Lag, "note", note):
         yield
 
 

@@ -78,6 +78,7 @@ class Region:
         self.disk.fields |= self.schema.resident_fields
         self.schema.keep(self.disk.fields)
         recovered = self.disk.recover(known)
+        self.world.made.note(self.disk.frames(), self.name)
         self.world.model.restarted(
             self.name, self.disk.frames(), self.disk.vector(), same_disk=self._same_disk
         )
@@ -231,6 +232,7 @@ class Region:
     def _stored(self, batch: Batch) -> None:
         self._busy = False
         self.disk.sync()
+        self.world.made.note(batch.frames, self.name)
         visible = self.journal.stored(batch)
         if self._installing:
             self.world.model.reaches(self.name, batch.vector)
@@ -318,6 +320,8 @@ class Region:
             follower.tick()
         self.pump()
         self.check_memory()
+        if not self.world.disks_lost:  # what went with a disk was known, and is nowhere
+            self.world.made.check(self)
         self.world.timeline.after(TICK_MS, self.living(self._tick))
 
     def check_memory(self) -> None:

@@ -14,6 +14,7 @@ from mesh.replication.core.errors import (
     WrongGroup,
     WrongRegion,
 )
+from tests.simulation.lagging import Made
 from tests.simulation.model import Model, Violation
 from tests.simulation.network import Path, Timeline
 from tests.simulation.reading import check_reads
@@ -38,6 +39,7 @@ class World:
     def __init__(self, *names: str) -> None:
         self.timeline = Timeline()
         self.model = Model(names)
+        self.made = Made()
         self.tampered = False
         self.disks_lost = False
         self.snapshots = 0

@@ -304,7 +304,7 @@ async def test_the_group_is_open_served_and_shown(channels: Running) -> None:
     assert value(page, "isthmus_replication_entities") == 1
     assert value(page, "isthmus_replication_writes_total") == 1
     assert value(page, "isthmus_replication_changes_applied_total") == 1
-    for metric in ("lag_changes", "lag_seconds", "silence_seconds", "connected"):
+    for metric in ("lag_changes", "lag_seconds", "lag_at_least", "silence_seconds", "connected"):
         for region in ("ap", "us"):
             shown = rf'isthmus_replication_link_{metric}{{group="channels",[^}}]*peer="{region}"'
             assert re.search(shown, page), shown
