@@ -456,8 +456,8 @@ def a_rollback_forgets_what_stays() -> Iterator[None]:
 def what_stays_is_not_in_the_commit() -> Iterator[None]:
     real = Disk.commit
 
-    def commit(disk: Disk, frames: Any, settled: Any, staging: Any = None) -> None:
-        real(disk, frames, {}, staging)
+    def commit(disk: Disk, frames: Any, settled: Any, *rest: Any) -> None:
+        real(disk, frames, {}, *rest)
 
     with _replaced(Disk, "commit", commit):
         yield
