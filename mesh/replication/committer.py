@@ -22,9 +22,11 @@ from mesh.replication.store import Store
 _log = logging.getLogger("isthmus.replication")
 
 FLUSH_SECONDS = 5.0
-FLUSH_ENTITIES = 20_000
 _FLUSH_PIECE = 100
-"""How many states are stored at once: commits wait for no more, about 6 ms."""
+"""How many states are stored at once: commits wait for no more, about 3 ms."""
+
+_FLUSH_SHARE = 0.1
+"""How much of the time may go into storing states; more of the journal is replayed instead."""
 
 RETRY_SECONDS = 1.0
 
@@ -137,7 +139,7 @@ class Committer:
             loop.call_later(RETRY_SECONDS, self._wake.set)
             return False
         visible = self._journal.stored(batch)
-        self._unflushed |= visible.after.keys()
+        self._unflushed.update(visible.after)
         position = {batch.local.origin: batch.local.last} if batch.local else {}
         for write in batch.writes:
             future = self._waiters.pop(id(write), None)
@@ -156,19 +158,15 @@ class Committer:
                 future.exception()  # as above
 
     async def _flush_often(self) -> None:
-        waited = 0.0
         while True:
-            await asyncio.sleep(FLUSH_SECONDS / 10)
-            waited += FLUSH_SECONDS / 10
-            if waited >= FLUSH_SECONDS or len(self._unflushed) >= FLUSH_ENTITIES:
-                waited = 0.0
-                await self.flush()
-                await self._tend_journal()
+            await asyncio.sleep(FLUSH_SECONDS)
+            await self.flush(_FLUSH_SHARE)
+            await self._tend_journal()
 
-    async def flush(self) -> None:
+    async def flush(self, share: float = 1.0) -> None:
         """Brings the stored state up to what is committed now. A failure is logged, not raised.
 
-        Commits go in between its pieces.
+        Commits go in between its pieces; `share` is how much of the time it may take up.
         """
         entities, self._unflushed = list(self._unflushed), set()
         watermark = dict(self._journal.vector)
@@ -177,11 +175,14 @@ class Committer:
             while entities or watermark != self._watermark:
                 piece = entities[-_FLUSH_PIECE:]
                 done = watermark if len(piece) == len(entities) else None
+                began = loop.time()
                 async with self._storing_states:
                     states = {entity: self._journal.committed[entity] for entity in piece}
                     await loop.run_in_executor(self._thread, self._store.flush, states, done)
                 del entities[-_FLUSH_PIECE:]
                 self._watermark = done or self._watermark
+                if entities and share < 1:
+                    await asyncio.sleep((loop.time() - began) * (1 / share - 1))
         except StoreError as error:
             _log.warning("group %s could not flush its state: %s", self._name, error)
         finally:

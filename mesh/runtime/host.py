@@ -32,7 +32,7 @@ from mesh.replication import (
     WorkloadSigning,
     follow_feed,
 )
-from mesh.runtime import logs
+from mesh.runtime import collector, logs
 from mesh.runtime.authorization import rules
 from mesh.runtime.context import caller
 from mesh.runtime.gate import Gate
@@ -198,6 +198,7 @@ class Host:
             )
             self._telemetry.observe(self.place, self._group)
             await build(self)
+            collector.settle()
             names = [*self._served, "grpc.health.v1.Health"]
             reflected = [*self.contract.services, "grpc.health.v1.Health"] if reflect_all else names
             add_reflection(self._server, reflected)

@@ -11,7 +11,7 @@ import hashlib
 from collections.abc import Callable, Container, Iterable, Mapping
 from functools import lru_cache, partial
 from itertools import groupby
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mesh.replication.core.cells import LATEST, RULES, Stamp, State, parked
 from mesh.replication.core.errors import ChainBroken
@@ -22,9 +22,9 @@ from mesh.replication.core.shapes import (
     Shape,
     interned,
     order,
-    pack,
     places,
     split,
+    tidy,
 )
 from mesh.replication.core.wire import (
     LENGTH,
@@ -96,19 +96,30 @@ def join(one: EntityState | None, other: EntityState | None) -> EntityState | No
         return other if one is None else one
     if one.generation != other.generation:
         return one if one.generation > other.generation else other
-    newer = other.changed > one.changed
-    if newer and not (one.deleted or other.deleted):
-        covering = _over(other, one)
-        if covering is not None:
-            created = one.created if one.created <= other.created else other.created
-            return new_state((one.generation, False, created, other.changed, covering))
-    created = min(one.created, other.created)
+    created = one.created if one.created <= other.created else other.created
     if one.deleted or other.deleted:
         deletes = [state.changed for state in (one, other) if state.deleted]
         return _settle(one, EntityState(one.generation, True, created, max(deletes), {}))
-    cells = dict(one.cells.items())
+    newer = other.changed > one.changed
+    if newer:
+        mine, cells = one.cells, other.cells
+        # The fast path: where a newer change is of plain LATEST cells, they win over whatever is in
+        # their places, for no cell of a state is newer than its `changed`.
+        if isinstance(cells, Packed) and cells.changed == other.changed and cells.below is None:
+            over = cells.over(mine)
+            if over is not None:
+                return new_state((one.generation, False, created, other.changed, over))
+    cells = _join_cells(one.cells, other.cells)
+    changed = other.changed if newer else one.changed
+    return _settle(one, EntityState(one.generation, False, created, changed, cells))
+
+
+def _join_cells(
+    one: Mapping[CellKey, State], other: Mapping[CellKey, State]
+) -> Mapping[CellKey, State]:
+    cells = dict(one.items())
     grown = False
-    for key, state in other.cells.items():
+    for key, state in other.items():
         mine = cells.get(key)
         if mine is None or (key[1] == LATEST and state > mine):
             merged = state
@@ -117,24 +128,7 @@ def join(one: EntityState | None, other: EntityState | None) -> EntityState | No
         if merged is not mine:
             cells[key] = merged
             grown = True
-    changed = other.changed if newer else one.changed
-    return _settle(
-        one, EntityState(one.generation, False, created, changed, cells if grown else one.cells)
-    )
-
-
-def _over(new: EntityState, old: EntityState) -> Mapping[CellKey, State] | None:
-    """The cells of a newer change over those of an older state: the fast path; None if not that.
-
-    Where the change is of plain LATEST cells, they win over whatever is in their places: no cell of
-    a state is newer than its `changed`.
-    """
-    cells, mine = new.cells, old.cells
-    if not isinstance(cells, Packed) or cells.changed != new.changed or cells.below is not None:
-        return None
-    if isinstance(mine, Packed):
-        return cells.over(mine)
-    return cells if all(key in cells.shape for key in mine) else None
+    return cells if grown else one
 
 
 def _settle(one: EntityState, merged: EntityState) -> EntityState:
@@ -190,36 +184,38 @@ def encode(state: EntityState) -> bytes:
 
     LATEST fields of the entity itself that one change wrote stand together, as its content.
     """
-    changed = state.changed
-    runs, others = _runs(state)
+    generation, deleted, created, changed, cells = state
     parts = [
-        varint(state.generation),
-        varint(state.deleted),
-        _stamp(state.created),
-        _stamp(changed[:3]),
-        text(changed.actor),
-        varint(len(runs)),
+        varint(generation),
+        varint(deleted),
+        _stamp(created),
+        _stamp(changed),
+        _text(changed.actor),
     ]
-    for stamp, cells in sorted(runs.items()):
-        shape = tuple(key for key, _ in cells)
-        parts += (_stamp(stamp), _shape(shape), piece(pack(shape, (value for _, value in cells))))
+    if isinstance(cells, Packed) and cells.below is None:
+        content = tidy(cells.shape, cells.content)
+        parts += (varint(1), *_run(changed, cells.changed, cells.shape, content))
+        return b"".join(parts)
+    runs, others = _runs(cells)
+    parts.append(varint(len(runs)))
+    for stamp, members in sorted(runs.items()):
+        shape = tuple(key for key, _ in members)
+        parts += _run(changed, stamp, shape, b"".join(value for _, value in members))
     for key in others:
         path, rule = key
         name = varint(rule) if rule > 0 else varint(0) + varint(-rule)
-        parts += (piece(path), name, piece(RULES[rule].encode(state.cells[key])))
+        parts += (piece(path), name, piece(RULES[rule].encode(cells[key])))
     return b"".join(parts)
 
 
-_Run = Mapping[tuple[int, str, int], Iterable[tuple[CellKey, bytes]]]
+_Stamp = tuple[int, str, int]
 
 
-def _runs(state: EntityState) -> tuple[_Run, list[CellKey]]:
+def _runs(
+    cells: Mapping[CellKey, State],
+) -> tuple[Mapping[_Stamp, Iterable[tuple[CellKey, bytes]]], list[CellKey]]:
     """The plain LATEST cells by their stamp, and the keys of all others; each in order."""
-    cells = state.cells
-    if isinstance(cells, Packed) and cells.below is None:
-        values = split(cells.shape, cells.content)
-        return {cells.changed[:3]: list(zip(cells.shape, values, strict=True))}, []
-    runs: dict[tuple[int, str, int], list[tuple[CellKey, bytes]]] = {}
+    runs: dict[_Stamp, list[tuple[CellKey, bytes]]] = {}
     others = []
     for key, cell in sorted(cells.items(), key=_order_of_item):
         if key[1] == LATEST and len(numbers(key[0])) == 1:
@@ -229,17 +225,28 @@ def _runs(state: EntityState) -> tuple[_Run, list[CellKey]]:
     return runs, others
 
 
+def _run(changed: Changed, stamp: tuple[Any, ...], shape: Shape, content: bytes) -> Iterable[bytes]:
+    """The bytes of cells that one change wrote: mostly it is the last one, and says no stamp."""
+    last = stamp[:3] == changed[:3]
+    return (b"\x01" if last else b"\x00" + _stamp(stamp)), _shape(shape), piece(content)
+
+
 def _order_of_item(item: tuple[CellKey, State]) -> tuple[tuple[int, ...], int]:
     return order(item[0])
 
 
-def _stamp(stamp: tuple[int, str, int]) -> bytes:
-    return varint(stamp[0]) + _origin(stamp[1], stamp[2])
+def _stamp(stamp: tuple[Any, ...]) -> bytes:
+    return int.to_bytes(stamp[0], 8, "big") + _origin(stamp[1], stamp[2])
 
 
 @lru_cache(maxsize=1024)
 def _origin(region: str, incarnation: int) -> bytes:
     return text(region) + varint(incarnation)
+
+
+@lru_cache(maxsize=1024)
+def _text(value: str) -> bytes:
+    return text(value)
 
 
 @lru_cache(maxsize=4096)
@@ -263,10 +270,14 @@ def read(data: bytes, rules: Container[int]) -> tuple[EntityState, bool]:
     count, at = read_varint(data, at)
     cells: dict[CellKey, State] = {}
     for _ in range(count):
-        stamp, at = _read_stamp(data, at)
+        last, at = read_varint(data, at)
+        wrote: tuple[int, str, int, str] = changed
+        if not last:
+            stamp, at = _read_stamp(data, at)
+            wrote = (*stamp, "")
         shape, at = _read_shape(data, at)
         content, at = read_piece(data, at)
-        packed = Packed(shape, changed if stamp == changed[:3] else (*stamp, ""), content)
+        packed = Packed(shape, wrote, content)
         if count == 1 and at == len(data):
             return EntityState(generation, bool(deleted), created, changed, packed), False
         cells.update(packed.items())
@@ -306,7 +317,7 @@ def _resume(cells: dict[CellKey, State], key: CellKey, kept: Kept, rules: Contai
 
 
 def _read_stamp(data: bytes, at: int) -> tuple[Stamp, int]:
-    clock, at = read_varint(data, at)
+    clock, at = int.from_bytes(data[at : at + 8], "big"), at + 8
     region, at = read_text(data, at)
     incarnation, at = read_varint(data, at)
     return Stamp(clock, region, incarnation), at

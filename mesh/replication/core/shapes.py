@@ -123,6 +123,47 @@ def _fields(plain: Mapping[int, int], content: bytes) -> list[bytes]:
     return values
 
 
+def tidy(shape: Shape, content: bytes) -> bytes:
+    """A plain content without what its shape does not name: itself, if it came from anyone honest.
+
+    Told without telling its values apart, which takes three times as long.
+    """
+    plain = places(shape)
+    if plain is None:
+        return content
+    at, size, last = 0, len(content), 0
+    try:
+        while at < size:
+            key = content[at]
+            at += 1
+            if key > 127:
+                key, at = read_varint(content, at - 1)
+            kind, number = key & 7, key >> 3
+            if number < last or number not in plain:
+                break
+            last = number
+            if kind == LENGTH:
+                length = content[at]
+                at += 1
+                if length > 127:
+                    length, at = read_varint(content, at - 1)
+                at += length
+            elif kind == VARINT:
+                while content[at] > 127:
+                    at += 1
+                at += 1
+            elif kind in (FIXED64, FIXED32):
+                at += 8 if kind == FIXED64 else 4
+            else:
+                break
+        else:
+            if at == size:
+                return content
+    except (IndexError, ChainBroken):
+        pass  # as in `split`
+    return b"".join(_fields(plain, content))
+
+
 class Packed(Mapping[CellKey, State]):
     """The cells of one change with a plain shape, over those of older ones: told apart when read.
 
@@ -145,10 +186,15 @@ class Packed(Mapping[CellKey, State]):
         self.below = below
         self.depth: int = 0 if below is None else below.depth + 1
 
-    def over(self, older: Packed) -> Mapping[CellKey, State]:
-        """The same over an older one's cells, which are left out as far as they are hidden."""
+    def over(self, older: Mapping[CellKey, State]) -> Mapping[CellKey, State] | None:
+        """The same over older cells, which are left out as far as they are hidden.
+
+        None if they are to be merged cell by cell.
+        """
+        if not isinstance(older, Packed):
+            return self if all(key in self.shape for key in older) else None
         below: Packed | None = older
-        while below is not None and covers(self.shape, below.shape):
+        while below is not None and (below.shape is self.shape or covers(self.shape, below.shape)):
             below = below.below
         if below is None:
             return self

@@ -23,6 +23,7 @@ from isthmus.replication.v1 import link_pb2_grpc
 from mesh.contracts.model import Durability
 from mesh.replication import Group, LinkServicer, WriteContext
 from mesh.replication.core.clocks import Vector
+from mesh.runtime import collector
 from mesh.runtime.host import ANSWER_LIMIT
 from tests.bench.replication import contract, payload
 from tests.bench.replication.writing import upsert
@@ -159,6 +160,7 @@ async def open_group(settings: Settings) -> tuple[Group, list[grpc.aio.Server]]:
         folder=Path(settings.folder),
         class_of=contract.message_class,
     )
+    collector.settle()
     servers = [await _serve(group, settings, peer) for peer in settings.peers]
     limit = [
         ("grpc.max_receive_message_length", ANSWER_LIMIT),

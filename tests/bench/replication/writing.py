@@ -5,15 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from mesh.replication import Transaction, errors
-from tests.bench.replication.contract import FIELDS
+from mesh.replication import Transaction
 
 
 def upsert(transaction: Transaction, things: Sequence[Any], *paths: str) -> Any:
     """Writes `paths` of each thing, or creates it; without paths all of its fields."""
-    for thing in things:
-        try:
-            transaction.set(thing, *(paths or FIELDS))
-        except errors.NotFound:
-            transaction.create(thing)
+    transaction.upsert(things, *paths)
     return things[0]
