@@ -13,10 +13,8 @@ from mesh.replication.core.entities import (
     UPSERT,
     EntityKey,
     EntityState,
-    join,
+    lay_over,
     new_changed,
-    new_stamp,
-    new_state,
 )
 from mesh.replication.core.journal import Journal
 from mesh.replication.core.shapes import Packed, Shape
@@ -99,11 +97,8 @@ def upsert(
     for entity, clock, content in zip(made.entities, made.clocks, made.contents, strict=True):
         before = here(entity) or look(entity)
         generation = 1 if before is None else before.generation + before.deleted
-        stamp = new_stamp((clock, region, incarnation))
         changed = new_changed((clock, region, incarnation, actor))
-        cells = Packed(shape, changed, content)
-        after = join(before, new_state((generation, False, stamp, changed, cells)))
-        assert after is not None  # noqa: S101 # joining with a state gives a state
+        after = lay_over(before, generation, changed, Packed(shape, changed, content))
         made.generations.append(generation)
         made.befores.append(before)
         made.afters.append(after)
@@ -120,5 +115,5 @@ def _contents(
     found = []
     for key, message in zip(keys, messages, strict=True):
         message.DiscardUnknownFields()
-        found.append(schema.encoded(message)[len(schema.key_field(key)) :])
+        found.append(schema.encoded(message)[schema.key_length(key) :])
     return found

@@ -212,7 +212,9 @@ class EntitySchema:
 
     def encoded(self, message: Message) -> bytes:
         """The canonical encoding of an entity's message."""
-        return message.SerializeToString(deterministic=self._has_maps)
+        if self._has_maps:
+            return message.SerializeToString(deterministic=True)
+        return message.SerializeToString()
 
     def is_all_but_the_key(self, shape: Shape) -> bool:
         """Whether a plain shape is all fields of the message but its key, which comes first."""
@@ -221,6 +223,11 @@ class EntitySchema:
     def key_field(self, key: str) -> bytes:
         """The encoded key field."""
         return self._key_tag + piece(key.encode())
+
+    def key_length(self, key: str) -> int:
+        """How long the encoded key field is."""
+        size = len(key) if key.isascii() else len(key.encode())
+        return len(self._key_tag) + size + (1 if size < 128 else len(varint(size)))
 
     def field(self, name: str, *rules: int) -> FieldSchema:
         """A field by its dotted name. Raises `NotReplicated` if its rule is none of `rules`."""

@@ -377,8 +377,8 @@ class Transaction:
             parts.append(columns)
             befores += made.befores
             afters += made.afters
-            size += sum(map(len, columns.contents))
-            size += sum(_CHANGE_OVERHEAD + len(key) for _, key in columns.entities)
+            size += sum(map(len, columns.contents)) + made.count * _CHANGE_OVERHEAD
+            size += sum([len(key) for _, key in columns.entities])
         if receipt is not None:
             size += len(receipt.response) + len(receipt.digest)
         if size > MAX_WRITE:

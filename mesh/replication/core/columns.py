@@ -26,6 +26,22 @@ class Columns(NamedTuple):
     shapes: Sequence[Shape]
     contents: Sequence[bytes]
 
+    def change(self, at: int, origin: Origin) -> Change:
+        """One of the changes."""
+        stamp = Stamp(self.clocks[at], origin.region, origin.incarnation)
+        return Change(
+            self.entities[at],
+            self.generations[at],
+            self.kinds[at],
+            stamp,
+            self.actors[at],
+            self.traces[at],
+            self.request_ids[at],
+            self.writes_left[at],
+            self.shapes[at],
+            self.contents[at],
+        )
+
     def changes(self, origin: Origin) -> list[Change]:
         """The same, change by change."""
         stamps = map(Stamp, self.clocks, repeat(origin.region), repeat(origin.incarnation))

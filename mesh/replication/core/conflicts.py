@@ -19,6 +19,7 @@ from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import DELETE, Change, EntityKey, EntityState
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.rules.rule import unseen_by
+from mesh.replication.core.shapes import Packed
 
 DELETED = 0
 """In the place of a rule: that a delete wins over what is written at once with it."""
@@ -57,6 +58,25 @@ def may_hold(frame: Frame, unknown: Unseen) -> bool:
     """Whether a frame's changes can conflict with anything: most frames cannot."""
     # With an etag a writer says itself what it had not read.
     return bool(unknown) or KEEP_BOTH in frame.rules
+
+
+def quiet(before: EntityState | None, generation: int, unknown: Unseen) -> bool:
+    """Whether a change of plain cells certainly conflicts with nothing: told without looking at it.
+
+    It is so where its writer had seen all that is there.
+    """
+    if before is None:
+        return True
+    if before.generation != generation or before.deleted:
+        return False
+    layer = before.cells
+    while isinstance(layer, Packed):
+        if unseen_by(unknown, layer.changed[:3]):
+            return False
+        if layer.below is None:
+            return True
+        layer = layer.below
+    return False
 
 
 def between(

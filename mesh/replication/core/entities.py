@@ -114,6 +114,24 @@ def join(one: EntityState | None, other: EntityState | None) -> EntityState | No
     return _settle(one, EntityState(one.generation, False, created, changed, cells))
 
 
+def lay_over(
+    before: EntityState | None, generation: int, changed: Changed, cells: Packed
+) -> EntityState:
+    """What a change of plain cells makes of a state: its `join` with the state of the change."""
+    if (
+        before is not None
+        and before[0] == generation
+        and not before[1]
+        and changed > before[3]
+        and (over := cells.over(before[4])) is not None
+    ):
+        # All of a generation's stamps are between `created` and `changed`.
+        return new_state((generation, False, before[2], changed, over))
+    alone = new_state((generation, False, new_stamp(changed[:3]), changed, cells))
+    joined = join(before, alone)
+    return alone if joined is None else joined
+
+
 def _join_cells(
     one: Mapping[CellKey, State], other: Mapping[CellKey, State]
 ) -> Mapping[CellKey, State]:

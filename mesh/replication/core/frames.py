@@ -10,7 +10,6 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from itertools import chain as chained
-from itertools import repeat
 from operator import itemgetter
 from typing import NamedTuple, Protocol, TypeVar
 
@@ -30,15 +29,12 @@ from mesh.replication.core.entities import (
     Change,
     EntityKey,
     EntityState,
-    new_changed,
-    new_stamp,
-    new_state,
     received,
 )
 from mesh.replication.core.errors import ChainBroken, FormatUnknown, HistoryTruncated, LinkFault
 from mesh.replication.core.parked import KNOWN, Known, beside, parked_shape
 from mesh.replication.core.receipts import Receipt, ReceiptKey, from_proto, to_proto
-from mesh.replication.core.shapes import Packed, Shape, interned, places
+from mesh.replication.core.shapes import Shape, interned, places
 from mesh.replication.core.wire import numbers
 
 T = TypeVar("T")
@@ -63,9 +59,11 @@ _DEEPEST = 64
 
 
 class Frame:
-    """A frame with its changes; of a received one also the state that each stands for.
+    """A frame with its changes.
 
-    `signature` is its origin's, empty if it has none; see `isthmus.replication.v1.Frame`.
+    Of a received one `plain` says that all are of plain shapes; if not, `states` are what they
+    stand for. `signature` is its origin's, empty if it has none; see
+    `isthmus.replication.v1.Frame`.
     """
 
     __slots__ = (
@@ -81,6 +79,7 @@ class Frame:
         "last",
         "newest",
         "origin",
+        "plain",
         "parked",
         "receipts",
         "signature",
@@ -106,6 +105,7 @@ class Frame:
         self.count = len(columns.entities)
         self.last = first + self.count - 1
         self.columns = columns
+        self.plain = False
         self.states: Sequence[EntityState] = ()
         self.parked: frozenset[EntityKey] = frozenset()
         """The entities in which something of it waits for a version that can read it."""
@@ -124,6 +124,10 @@ class Frame:
         if self._changes is None:
             self._changes = self.columns.changes(self.origin)
         return self._changes
+
+    def change(self, at: int) -> Change:
+        """One of its changes."""
+        return self.changes[at] if self._changes else self.columns.change(at, self.origin)
 
     @property
     def rules(self) -> frozenset[int]:
@@ -368,21 +372,19 @@ def _columns(message: frame_pb2.FrameBody, shapes: Sequence[Shape]) -> Columns:
     return columns
 
 
-def states(frame: Frame) -> Sequence[EntityState]:
-    """The state that each change of a received frame stands for. Raises `ChainBroken`."""
+def take_apart(frame: Frame) -> None:
+    """Makes a received frame ready to be merged. Raises `ChainBroken` if a change is damaged.
+
+    Changes of plain shapes are merged as they lie, the others as the states that they stand for.
+    """
     columns = frame.columns
-    plain = all(places(shape) is not None for shape in set(columns.shapes))
-    if not plain or DELETE in columns.kinds:
-        return [received(change) for change in frame.changes]
+    frame.plain = DELETE not in columns.kinds and all(
+        places(shape) is not None for shape in set(columns.shapes)
+    )
+    if not frame.plain:
+        frame.states = [received(change) for change in frame.changes]
+        return
     try:
         frame_pb2.FrameContents.FromString(frame.body)
     except DecodeError:
         raise ChainBroken("a cell is damaged: its content is no message") from None
-    region, incarnation = repeat(frame.origin.region), repeat(frame.origin.incarnation)
-    stamps = map(new_stamp, zip(columns.clocks, region, incarnation, strict=False))
-    changed = list(
-        map(new_changed, zip(columns.clocks, region, incarnation, columns.actors, strict=False))
-    )
-    packed = map(Packed, columns.shapes, changed, columns.contents)
-    rows = zip(columns.generations, repeat(False), stamps, changed, packed, strict=False)
-    return list(map(new_state, rows))

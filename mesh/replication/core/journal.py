@@ -42,7 +42,7 @@ from mesh.replication.core.frames import (
     build,
     follow,
     parse,
-    states,
+    take_apart,
 )
 from mesh.replication.core.intake import Intake
 from mesh.replication.core.integrity import Integrity
@@ -377,7 +377,7 @@ class Journal:
             return False
         follow(frame, known, head)
         try:
-            frame.states = states(frame)
+            take_apart(frame)
         except ChainBroken as error:
             where = f"the frame of {origin} at {frame.first}"
             raise ChainBroken(f"{where} is damaged: {error}") from None

@@ -7,9 +7,18 @@ from collections.abc import Mapping, Sequence
 from mesh.replication.core import conflicts, entities
 from mesh.replication.core.cells import Unseen
 from mesh.replication.core.clocks import Vector
+from mesh.replication.core.columns import Columns
 from mesh.replication.core.conflicts import Conflict
-from mesh.replication.core.entities import Change, EntityKey, EntityState
+from mesh.replication.core.entities import (
+    UPSERT,
+    Change,
+    EntityKey,
+    EntityState,
+    lay_over,
+    new_changed,
+)
 from mesh.replication.core.frames import Frame
+from mesh.replication.core.shapes import Packed, places
 
 
 class Merging:
@@ -35,11 +44,12 @@ class Merging:
         """A frame that was made here, with what its writers saw of each entity before and after."""
         unknown = conflicts.unseen(frame, self._vector)
         watched = conflicts.may_hold(frame, unknown)
+        columns = frame.columns
         look, take, join = self._look, self._take, entities.join
-        for at, entity in enumerate(frame.columns.entities):
+        for at, entity in enumerate(columns.entities):
             before = look(entity)
-            if watched:
-                change = frame.changes[at]
+            if watched and not self._quiet(columns, at, before, unknown):
+                change = frame.change(at)
                 self._note(before, change, entities.from_change(change), unknown)
             after = afters[at]
             take(entity, before, after if before is befores[at] else join(before, after))
@@ -49,14 +59,58 @@ class Merging:
         """A frame that came from elsewhere."""
         unknown = conflicts.unseen(frame, self._vector)
         watched = conflicts.may_hold(frame, unknown)
-        look, take, join = self._look, self._take, entities.join
-        for at, entity in enumerate(frame.columns.entities):
-            before = look(entity)
-            state = frame.states[at]
-            if watched:
-                self._note(before, frame.changes[at], state, unknown)
-            take(entity, before, join(before, state))
+        if frame.plain:
+            self._lay_over(frame, unknown if watched else None)
+        else:
+            look, take, join = self._look, self._take, entities.join
+            for at, entity in enumerate(frame.columns.entities):
+                before = look(entity)
+                state = frame.states[at]
+                if watched:
+                    self._note(before, frame.changes[at], state, unknown)
+                take(entity, before, join(before, state))
         self._vector[frame.origin] = frame.last
+
+    def _lay_over(self, frame: Frame, unknown: Unseen | None) -> None:
+        """The same where all changes are plain: the way that most frames go, and so without calls.
+
+        `unknown` is None if nothing can conflict.
+        """
+        region, incarnation = frame.origin
+        columns = frame.columns
+        befores, afters, committed = self.before, self.after, self._committed
+        for at, (entity, generation, clock, actor, shape, content) in enumerate(
+            zip(
+                columns.entities,
+                columns.generations,
+                columns.clocks,
+                columns.actors,
+                columns.shapes,
+                columns.contents,
+                strict=True,
+            )
+        ):
+            earlier = afters.get(entity)
+            before = committed.get(entity) if earlier is None else earlier
+            changed = new_changed((clock, region, incarnation, actor))
+            cells = Packed(shape, changed, content)
+            if unknown is not None and not conflicts.quiet(before, generation, unknown):
+                change = frame.change(at)
+                self._note(before, change, entities.from_change(change), unknown)
+            after = lay_over(before, generation, changed, cells)
+            if after is before:
+                continue
+            if earlier is None:
+                befores[entity] = before
+            afters[entity] = after
+            if before is None or before.deleted != after.deleted:
+                self.living += (before is None or before.deleted) - after.deleted
+
+    def _quiet(
+        self, columns: Columns, at: int, before: EntityState | None, unknown: Unseen
+    ) -> bool:
+        plain = columns.kinds[at] == UPSERT and places(columns.shapes[at]) is not None
+        return plain and conflicts.quiet(before, columns.generations[at], unknown)
 
     def _look(self, entity: EntityKey) -> EntityState | None:
         found = self.after.get(entity)
