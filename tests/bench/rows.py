@@ -13,6 +13,9 @@ from rich.table import Table
 
 OUT = Path(__file__).resolve().parents[2] / "build" / "bench"
 
+_WIDTH = 150
+"""Of the table: a row should be one line."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -60,4 +63,4 @@ def report(name: str, rows: Sequence[Row]) -> None:
             r.peer or "",
             "" if r.ratio is None else f"{r.ratio:.2f}",
         )
-    Console().print(table)
+    Console(width=_WIDTH).print(table)

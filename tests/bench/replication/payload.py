@@ -28,10 +28,8 @@ def key(number: int) -> str:
 
 
 def draw(distribution: str, entities: int, count: int, seed: int) -> list[int]:
-    """Numbers of entities: "all" is each once, "uniform" and "zipf" are drawn."""
+    """Numbers of entities."""
     source = random.Random(seed)  # noqa: S311 # a seed makes all contenders draw the same
-    if distribution == "all":
-        return list(range(entities))
     if distribution == "uniform":
         return [source.randrange(entities) for _ in range(count)]
     if distribution != "zipf":

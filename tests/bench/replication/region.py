@@ -13,7 +13,6 @@ import os
 import sys
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,32 +20,21 @@ import grpc
 from isthmus.replication.v1 import link_pb2_grpc
 
 from mesh.contracts.model import Durability
-from mesh.replication import Group, LinkServicer, WriteContext
+from mesh.replication import Batch, Group, LinkServicer, WriteContext
 from mesh.replication.core.clocks import Vector
 from mesh.runtime import collector
 from mesh.runtime.host import ANSWER_LIMIT
-from tests.bench.replication import contract, payload
+from tests.bench.replication import contract, pacing, payload
+from tests.bench.replication.settings import Settings
 from tests.bench.replication.writing import upsert
+
+_FILLED = 50_000
+"""How many things are made at once to fill a region."""
 
 _CONTEXT = {
     "region": WriteContext(actor="spiffe://bench/operator/writer"),
     "peer": WriteContext(actor="spiffe://bench/operator/writer", durability=Durability.ONE_PEER),
 }
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Where a region lives: `folder` for its store, `sockets` for those of all regions."""
-
-    region: str
-    regions: tuple[str, ...]
-    folder: str
-    sockets: str
-
-    @property
-    def peers(self) -> tuple[str, ...]:
-        """The other regions."""
-        return tuple(region for region in self.regions if region != self.region)
 
 
 class Region:
@@ -57,6 +45,7 @@ class Region:
         self._things: list[Any] = []
         self._paths: tuple[str, ...] = ()
         self._profile = cProfile.Profile()
+        self._lags: asyncio.Task[list[float]]
 
     async def run(self, name: str, arguments: dict[str, Any]) -> Any:
         """One command."""
@@ -70,6 +59,16 @@ class Region:
             and self.group.journal.confirmed
         ):
             await asyncio.sleep(0.02)
+
+    async def do_fill(self, entities: int, durable: str = "peer") -> dict[str, Any]:
+        """Creates all things."""
+        done: dict[str, Any] = {}
+        for first in range(0, entities, _FILLED):
+            numbers = range(first, min(entities, first + _FILLED))
+            self._things, self._paths = payload.things(numbers, contract.FIELDS, first), ()
+            done = await self.do_load(pack=1024, window=16, durable=durable)
+        self._things = []
+        return done
 
     async def do_prepare(
         self, numbers: str, entities: int, seed: int, fields: list[str] | None = None
@@ -85,29 +84,30 @@ class Region:
         pack: int = 512,
         window: int = 64,
         seconds: float | None = None,
+        changes: int | None = None,
         durable: str = "peer",
     ) -> dict[str, Any]:
         """Writes what was prepared, `pack` things a write, `window` writes at a time.
 
-        For so many seconds, or without it everything once. It is over when all is acknowledged:
-        durable here (`durable` "region"), or merged and durable in a peer as well ("peer").
+        For so many seconds, or about so many changes, or else everything once. It is over when all
+        is acknowledged: durable here (`durable` "region"), or merged and durable in a peer as well
+        ("peer").
         """
         things, paths, context = self._things, self._paths, _CONTEXT[durable]
         before = self._written()
         cpu = time.process_time()
-        at = 0
+        written = 0
         started = time.monotonic()
         until = float("inf") if seconds is None else started + seconds
+        most = float("inf") if seconds is not None else changes or len(things)
 
         async def keep_writing() -> None:
-            nonlocal at
-            while time.monotonic() < until:
-                if at >= len(things):
-                    if seconds is None:
-                        return
-                    at = 0
-                first, at = at, at + pack
-                await self._write(things[first:at], paths, context)
+            nonlocal written
+            while time.monotonic() < until and written < most:
+                at = written % len(things)
+                batch = things[at : at + pack]
+                written += len(batch)
+                await self._write(batch, paths, context)
 
         await asyncio.gather(*(keep_writing() for _ in range(window)))
         return {
@@ -131,15 +131,57 @@ class Region:
             await asyncio.sleep(0.01)
 
     async def do_state(self) -> dict[str, Any]:
-        """How far the region is, and the digest of its state."""
-        status = self.group.status()
+        """How far the region is, and the processor time that it took so far.
+
+        "loop" is the part of the event loop's thread; the others commit, flush, and serve gRPC.
+        """
         vector = sorted((*origin, n) for origin, n in self.group.journal.vector.items())
+        return {"vector": vector, "cpu": time.process_time(), "loop": time.thread_time()}
+
+    async def do_digest(self) -> dict[str, Any]:
+        """How far the region is, and the digest of that; takes as long as it takes to hash."""
+        journal = self.group.journal
+        vector = sorted((*origin, n) for origin, n in journal.vector.items())
         return {
             "vector": vector,
-            "digest": status.digest.hex(),
-            "entities": status.entities,
-            "cpu": time.process_time(),
+            "digest": journal.digest().hex(),
+            "entities": len(journal.committed),
         }
+
+    async def do_watch(self, total: int) -> None:
+        """Notes from now on the lag of what `pace` writes elsewhere, `total` changes."""
+        ready = asyncio.Event()
+        self._lags = asyncio.create_task(self._note(total, ready))
+        await ready.wait()
+
+    async def _note(self, total: int, ready: asyncio.Event) -> list[float]:
+        lags: list[float] = []
+        async for event in self.group.watch():
+            ready.set()
+            if isinstance(event, Batch):
+                for change in event.changes:
+                    lags.append(pacing.lag(change.new.message.f0))
+            if len(lags) >= total:
+                break
+        return lags
+
+    async def do_pace(self, rate: int, total: int) -> None:
+        """Writes `total` things at a rate, each by itself, durable here."""
+        things = payload.things(range(total), contract.FIELDS, 1)
+        pending: set[asyncio.Task[None]] = set()
+
+        def send(number: int) -> None:
+            things[number].f0 = pacing.now()
+            task = asyncio.create_task(self._write([things[number]], (), _CONTEXT["region"]))
+            pending.add(task)
+            task.add_done_callback(pending.discard)
+
+        await pacing.paced(rate, total, send)
+        await asyncio.gather(*pending)
+
+    async def do_lags(self) -> list[float]:
+        """The lags in milliseconds, once all are there."""
+        return await self._lags
 
     async def do_profile(self, on: bool, file: str = "") -> None:
         """Profiles the event loop's thread from now on, or ends that and writes the file."""
@@ -190,13 +232,13 @@ async def _serve(group: Group, settings: Settings, peer: str) -> grpc.aio.Server
     return server
 
 
-async def obey(region: Region) -> None:
-    """Runs commands until `stop` or the end of stdin."""
+async def obey(region: Region, opened: float) -> None:
+    """Runs commands until `stop` or the end of stdin. `opened` is how many seconds opening took."""
     reader = asyncio.StreamReader(limit=1 << 24)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(reader), sys.stdin
     )
-    _answer("ready")
+    _answer({"opened": opened})
     while line := await reader.readline():
         command, arguments = json.loads(line)
         if command == "stop":
@@ -208,14 +250,20 @@ async def obey(region: Region) -> None:
             raise
 
 
+# Answers alone go out there; what else is printed goes where errors go.
+_ANSWERS = os.dup(1)
+os.dup2(2, 1)
+
+
 def _answer(value: Any) -> None:
-    os.write(1, json.dumps(value).encode() + b"\n")
+    os.write(_ANSWERS, json.dumps(value).encode() + b"\n")
 
 
 async def _main(settings: Settings) -> None:
+    started = time.monotonic()
     group, servers = await open_group(settings)
     try:
-        await obey(Region(group))
+        await obey(Region(group), time.monotonic() - started)
     finally:
         await group.leave()
         await asyncio.gather(*(server.stop(0) for server in servers))

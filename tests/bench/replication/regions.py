@@ -4,19 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from mesh import topology as topologies
+from mesh.agent import Sidecar
+from mesh.identity.spiffe import WorkloadId
+from mesh.local.ports import claim_blocks
+from mesh.local.wan import Wan
+from mesh.place import Place
 from tests.bench.replication import contract
-from tests.bench.replication.region import Settings
+from tests.bench.replication.settings import Settings
+from tests.e2e.sidecars import DOMAIN, SmallMesh
 
 START_SECONDS = 60.0
+STOP_SECONDS = 30.0
+_DIES_WITH_US = ("setpriv", "--pdeathsig", "KILL")
 
 
 class RegionFailed(Exception):
@@ -39,10 +49,11 @@ class Process:
         assert self._process is not None
         return self._process.pid
 
-    async def start(self) -> None:
-        """Starts it and waits until it takes commands."""
+    async def start(self) -> Any:
+        """Starts it and waits until it takes commands; gives what it says then."""
         with self._log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *_DIES_WITH_US,
                 *self._command,
                 stdin=asyncio.subprocess.PIPE,
                 stdout=asyncio.subprocess.PIPE,
@@ -51,7 +62,7 @@ class Process:
                 limit=1 << 24,
             )
         async with asyncio.timeout(START_SECONDS):
-            await self._read()
+            return await self._read()
 
     async def ask(self, command: str, **arguments: Any) -> Any:
         """What a command answers. Raises `RegionFailed`."""
@@ -85,7 +96,7 @@ class Process:
             return
         try:
             self.tell("stop")
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(STOP_SECONDS):
                 await self._process.wait()
         except (TimeoutError, ConnectionError):
             await self.kill()
@@ -98,25 +109,11 @@ class Process:
 
 
 class Regions:
-    """Some regions of one group in a folder of their own."""
+    """Some regions of one group; `root` is a folder for what they keep."""
 
-    def __init__(self, names: Iterable[str], root: Path) -> None:
-        names = tuple(names)
+    def __init__(self, processes: Mapping[str, Process], root: Path) -> None:
+        self.processes = processes
         self.root = root
-        self.processes = {
-            name: Process(
-                name,
-                [
-                    sys.executable,
-                    "-m",
-                    "tests.bench.replication.region",
-                    json.dumps(asdict(Settings(name, names, str(root / name), str(root)))),
-                ],
-                root / f"{name}.log",
-                {},
-            )
-            for name in names
-        }
 
     def __getitem__(self, name: str) -> Process:
         return self.processes[name]
@@ -132,15 +129,19 @@ class Regions:
         return list(await asyncio.gather(*asked))
 
     async def settle(self) -> None:
-        """Waits until all have everything. Raises `RegionFailed` unless all hold the same."""
+        """Waits until all have everything."""
         most: dict[tuple[str, int], int] = {}
         for state in await self.all("state"):
             for region, incarnation, n in state["vector"]:
                 most[region, incarnation] = max(n, most.get((region, incarnation), 0))
         await self.all("cover", vector=[(*origin, n) for origin, n in most.items()])
-        digests = {state["digest"] for state in await self.all("state")}
-        if len(digests) != 1:
-            raise RegionFailed("the regions hold different states after the same changes")
+
+    async def agree(self) -> None:
+        """Settles. Raises `RegionFailed` unless all hold the same, by their digests."""
+        await self.settle()
+        found = await self.all("digest")
+        if any(each != found[0] for each in found):
+            raise RegionFailed(f"the regions hold different states after all changes: {found}")
 
     async def stop(self) -> None:
         """Ends all."""
@@ -148,15 +149,63 @@ class Regions:
 
 
 @asynccontextmanager
-async def running(*names: str) -> AsyncIterator[Regions]:
-    """Linked regions without a past."""
-    if not contract.IMAGE.exists():
-        contract.compile_contract()
+async def running(*names: str, sidecars: bool = False) -> AsyncIterator[Regions]:
+    """Linked regions without a past, over Unix sockets, or through sidecars with mTLS."""
     root = Path(tempfile.mkdtemp(prefix="ist-"))
-    regions = Regions(names, root)
-    try:
+    async with AsyncExitStack() as stack:
+        stack.callback(shutil.rmtree, root)
+        if sidecars:
+            places = await stack.enter_async_context(meshed(*names))
+            processes = {place.region: hosted(place) for place in places}
+        else:
+            processes = {name: _direct(name, names, root) for name in names}
+        regions = Regions(processes, root)
+        stack.push_async_callback(regions.stop)
         await regions.start()
         yield regions
+
+
+def _direct(name: str, names: tuple[str, ...], root: Path) -> Process:
+    settings = json.dumps(asdict(Settings(name, names, str(root / name), str(root))))
+    command = [sys.executable, "-m", "tests.bench.replication.region", settings]
+    return Process(name, command, root / f"{name}.log", {})
+
+
+def hosted(place: Place) -> Process:
+    """A region that runs as a real workload."""
+    for folder in (place.run, place.data, place.logs):
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    command = [sys.executable, "-m", "tests.bench.replication.hosted"]
+    environment = os.environ | place.environment()
+    return Process(place.region, command, place.logs / "service.log", environment)
+
+
+@asynccontextmanager
+async def meshed(*names: str) -> AsyncIterator[list[Place]]:
+    """Places for the workload in each region (eu and us), with running sidecars."""
+    state, run = (Path(tempfile.mkdtemp(prefix=name)) for name in ("isthmus-", "ist-"))
+    claim = claim_blocks(2)
+    small = SmallMesh(state, run, list(claim.bases))
+    text = small.topology.path.read_text()
+    small.topology.path.write_text(text.replace("alpha, beta, gamma", contract.WORKLOAD))
+    topology = topologies.load(small.topology.path)
+    wan = Wan(topology)
+    sidecars: list[Sidecar] = []
+    try:
+        await wan.start()
+        places = [small.place(name, contract.WORKLOAD) for name in names]
+        for place in places:
+            place.run.mkdir(parents=True, mode=0o700)
+            identity = WorkloadId(DOMAIN, place.region, contract.WORKLOAD)
+            small.credentials(identity, place.region).write(place.identity)
+            sidecars.append(Sidecar(contract.load(), topology, place))
+            await sidecars[-1].start()
+        yield places
     finally:
-        await regions.stop()
-        shutil.rmtree(root)
+        for sidecar in sidecars:
+            await sidecar.kill()
+        await wan.close()
+        await small.close()
+        claim.release()
+        shutil.rmtree(run)
+        shutil.rmtree(state)
