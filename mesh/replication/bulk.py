@@ -7,9 +7,10 @@ from functools import lru_cache
 
 from google.protobuf.message import Message
 
-from mesh.replication.core import shapes
+from mesh.replication.core import generations, shapes
 from mesh.replication.core.columns import Columns
 from mesh.replication.core.entities import (
+    CREATE,
     UPSERT,
     EntityKey,
     EntityState,
@@ -30,6 +31,7 @@ class Bulk:
         self.shape = shape
         self.entities: list[EntityKey] = []
         self.generations: list[int] = []
+        self.kinds: list[int] = []
         self.clocks: Sequence[int] = ()
         self.contents: list[bytes] = []
         self.befores: list[EntityState | None] = []
@@ -46,7 +48,7 @@ class Bulk:
         return Columns(
             self.entities,
             self.generations,
-            [UPSERT] * count,
+            self.kinds,
             self.clocks,
             [context.actor] * count,
             [context.trace_parent] * count,
@@ -94,12 +96,19 @@ def upsert(
     made.contents = _contents(schema, shape, keys, messages)
     region, incarnation = journal.origin
     look, here = journal.look, changed_here.get
+    clock_ms = journal.clock_ms(now_ms)
     for entity, clock, content in zip(made.entities, made.clocks, made.contents, strict=True):
         before = here(entity) or look(entity)
-        generation = 1 if before is None else before.generation + before.deleted
+        begins = before is None or before.deleted
+        if before is None or before.deleted:
+            last = 0 if before is None else before.generation
+            generation = generations.last_before(last, clock_ms) + 1
+        else:
+            generation = before.generation
         changed = new_changed((clock, region, incarnation, actor))
         after = lay_over(before, generation, changed, Packed(shape, changed, content))
         made.generations.append(generation)
+        made.kinds.append(CREATE if begins else UPSERT)
         made.befores.append(before)
         made.afters.append(after)
         changed_here[entity] = after

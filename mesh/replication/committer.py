@@ -177,7 +177,9 @@ class Committer:
                 done = watermark if len(piece) == len(entities) else None
                 began = loop.time()
                 async with self._storing_states:
-                    states = {entity: self._journal.committed[entity] for entity in piece}
+                    committed = self._journal.committed
+                    # A tombstone may have been dropped meanwhile.
+                    states = {entity: committed[entity] for entity in piece if entity in committed}
                     await loop.run_in_executor(self._thread, self._store.flush, states, done)
                 del entities[-_FLUSH_PIECE:]
                 self._watermark = done or self._watermark

@@ -1,4 +1,4 @@
-"""The horizon of a group in one region: below it the journal is cut.
+"""The horizon of a group in one region: below it the journal is cut, and tombstones dropped.
 
 It is the greatest vector that all regions for which history is kept have said that they hold
 durably, each on its own link in this life: nobody will ask for what is below. Who comes with less
@@ -14,10 +14,12 @@ from typing import Protocol, TypeVar
 from isthmus.mesh.v1 import status_pb2
 
 from mesh.replication.core.clocks import Vector
-from mesh.replication.core.horizon import least
+from mesh.replication.core.horizon import Stability, least
 from mesh.replication.core.journal import Journal
 from mesh.replication.membership import Membership
 from mesh.replication.store import Store
+
+_FORGOTTEN_AT_ONCE = 2000
 
 T = TypeVar("T")
 
@@ -48,6 +50,7 @@ class Horizon:
         self._members = members
         self._keep_bytes = keep_bytes
         self._now_ms = now_ms
+        self._stability = Stability()
 
     @property
     def vector(self) -> Vector:
@@ -59,17 +62,31 @@ class Horizon:
         return self._journal.captures.pinned(self.vector, self._now_ms())
 
     async def tend(self, run: Run) -> None:
-        """Cuts the journal, in pieces, and says what is kept for whom. Raises `StoreError`.
+        """Cuts the journal and drops tombstones, in pieces; says what is kept for whom.
+
+        Raises `StoreError`.
 
         `run` calls a function in the store's thread.
         """
-        store = self._store
+        store, journal = self._store, self._journal
         while await run(partial(store.trim, self.trimmable(), self._keep_bytes)):
             pass
         held: dict[str, int] = {}
         for peer, vector in self._members.behind().items():
             held[peer] = await run(partial(store.held, vector))
         self._members.mark(held)
+        if self._stability.look(journal.vector, journal.seen.clocks, self._members.words()):
+            await self._forget(run)
+
+    async def _forget(self, run: Run) -> None:
+        """Drops tombstones of deletes that every region has seen."""
+        journal = self._journal
+        tombstones = list(journal.integrity.digest.tombstones)
+        for first in range(0, len(tombstones), _FORGOTTEN_AT_ONCE):
+            piece = tombstones[first : first + _FORGOTTEN_AT_ONCE]
+            dropped = journal.forget(piece, self._stability.clocks, self._now_ms())
+            if dropped:
+                await run(partial(self._store.forget, dropped))
 
     def snapshot(self) -> status_pb2.SnapshotStatus | None:
         """The snapshot that comes in; None if none does."""

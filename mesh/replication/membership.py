@@ -235,6 +235,15 @@ class Membership:
             if self.table.holds(peer)
         }
 
+    def words(self) -> dict[str, Vector]:
+        """What each peer said last that it has, of all that may still bring changes."""
+        words = self.durable.words()
+        return {
+            peer: words[peer].latest if peer in words else {}
+            for peer in self._peers
+            if self.table.remembered(peer)
+        }
+
     @property
     def most_held(self) -> int:
         """Beyond how many bytes nothing needs to be counted."""

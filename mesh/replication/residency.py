@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
-from mesh.replication.core import entities, homes
+from mesh.replication.core import entities, generations, homes
 from mesh.replication.core.cells import FIRST, RULES, Stamp
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import EntityKey, EntityState
@@ -73,9 +73,11 @@ def at_home(schema: EntitySchema, message: M, region: str) -> M:
     return settled
 
 
-def generation_of_new(schema: EntitySchema, before: EntityState | None, region: str) -> int:
+def generation_of_new(
+    schema: EntitySchema, before: EntityState | None, region: str, clock_ms: int
+) -> int:
     """The generation of an entity that is created here, after what was there before."""
-    last = 0 if before is None else before.generation
+    last = generations.last_before(0 if before is None else before.generation, clock_ms)
     if schema.home is None:
         return last + 1
     if homes.life(last) >= homes.MOST_LIVES:

@@ -13,7 +13,7 @@ from mesh.replication.bulk import Bulk
 from mesh.replication.core import cells, entities, etags
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.columns import Columns, joined, of_changes
-from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityKey, EntityState
+from mesh.replication.core.entities import CREATE, DELETE, UPSERT, Change, EntityKey, EntityState
 from mesh.replication.core.frames import MAX_WRITE
 from mesh.replication.core.journal import Journal, Write
 from mesh.replication.core.receipts import Receipt
@@ -141,8 +141,9 @@ class Transaction:
         if state is not None and not state.deleted:
             raise AlreadyExists(f"{schema.name} {key!r} exists already")
         message = residency.at_home(schema, message, self.region)
-        generation = residency.generation_of_new(schema, state, self.region)
-        draft = self._draft(entity, generation, UPSERT, state)
+        clock_ms = self._journal.clock_ms(self.now_ms)
+        generation = residency.generation_of_new(schema, state, self.region, clock_ms)
+        draft = self._draft(entity, generation, CREATE, state)
         staying: dict[CellKey, bytes] = {}
         for each in schema.fields.values():
             delta = deltas.of_create(each, message, self._journal.origin)
@@ -353,7 +354,7 @@ class Transaction:
         origin, regions = self._journal.origin, self._journal.regions
         moved = residency.moving(schema, entity, state, to, origin, regions, take=take)
         if moved is not None:
-            draft = self._draft(entity, moved[0], UPSERT, state)
+            draft = self._draft(entity, moved[0], CREATE, state)
             draft.cells.update(moved[1])
             self._apply(draft)
 

@@ -238,6 +238,12 @@ def _observe_group(meter: metrics.Meter, group: Group) -> None:
         unit="1",
         description="Changes that wait here for a version that can read them.",
     )
+    meter.create_observable_gauge(
+        "isthmus_replication_journal_bytes",
+        [lambda _: [Observation(group.status().journal_bytes, {"group": group.name})]],
+        unit="By",
+        description="Frames in the journal: what some region may still ask for, and a reserve.",
+    )
 
 
 def _number(value: Any) -> float:

@@ -19,6 +19,7 @@ from mesh.replication.core import (
     intake,
     journal,
     links,
+    merging,
     relayed,
     residents,
     snapshots,
@@ -397,6 +398,16 @@ def cells_of_unknown_rules_are_dropped() -> Iterator[None]:
 
 
 @_bug
+def a_tombstone_is_dropped_before_all_have_seen_the_delete() -> Iterator[None]:
+    def look(self: Any, vector: Any, clocks: Any, words: Any) -> bool:
+        self.clocks = dict(clocks)
+        return True
+
+    with _replaced(horizon.Stability, "look", look):
+        yield
+
+
+@_bug
 def a_change_that_cannot_be_read_is_skipped() -> Iterator[None]:
     real = entities.received
 
@@ -405,6 +416,12 @@ def a_change_that_cannot_be_read_is_skipped() -> Iterator[None]:
         return real(change._replace(shape=(), content=b"") if unread else change)
 
     with _replaced(frames, "received", received):
+        yield
+
+
+@_bug
+def what_is_written_to_what_was_forgotten_counts() -> Iterator[None]:
+    with _replaced(merging, "UPSERT", -1):
         yield
 
 
@@ -466,4 +483,10 @@ def what_stays_is_not_in_the_commit() -> Iterator[None]:
 @_bug
 def what_stays_outlives_a_delete() -> Iterator[None]:
     with _replaced(residents, "_lives", lambda state, section: True):
+        yield
+
+
+@_bug
+def what_a_snapshot_has_forgotten_lives_on() -> Iterator[None]:
+    with _replaced(intake, "_covers", lambda positions, stamp: False):
         yield

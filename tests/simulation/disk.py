@@ -40,6 +40,7 @@ class Record:
     residents: Mapping[EntityKey, bytes | None] = field(default_factory=dict)
     fence: Operation | None = None
     keys: tuple[bytes, ...] = ()
+    forgotten: tuple[EntityKey, ...] = ()
 
 
 class Disk:
@@ -103,6 +104,10 @@ class Disk:
     def fence(self, operation: Operation) -> None:
         """Writes that an operation was granted, unsynced."""
         self.records.append(Record(_OVERHEAD, fence=operation))
+
+    def forget(self, tombstones: Iterable[EntityKey]) -> None:
+        """Deletes states, unsynced; see `mesh.replication.store.Store.forget`."""
+        self.records.append(Record(_OVERHEAD, forgotten=tuple(tombstones)))
 
     def sync(self) -> None:
         """All that was written will survive a power cut; readers see it."""
@@ -198,6 +203,8 @@ class Disk:
                 )
         if record.staging is not None:
             self._stage(record.staging)
+        for entity in record.forgotten:
+            self._states.pop(entity, None)
         for origin, last in record.cut.items():
             gone = bisect_right(self._lasts[origin], last)
             del self._lasts[origin][:gone], self._frames[origin][:gone]

@@ -217,6 +217,27 @@ def _trim(random: Random, names: list[str]) -> list[str]:
     return lines
 
 
+def _forget(random: Random, names: list[str]) -> list[str]:
+    """Tombstones grow old and are dropped; then a region may come back that has not heard."""
+    name, other = _two(random, names)
+    key = random.choice(KEYS)
+    lines = ["wait 1500"] * (random.random() < 0.7)
+    lines += [f"create {other} {key} title=old", "wait 20"]
+    lines += [f"backup {name}"] * (random.random() < 0.7)
+    if random.random() < 0.3:
+        lines += [f"isolate {name}", f"create {name} {key} title=alone labels=z"]
+    lines.append(f"delete {other} {key}")
+    lines += [f"wait {random.choice((20, 1500))}", "age 3", *(f"forget {n}" for n in names)]
+    if random.random() < 0.5:
+        lines += [*(f"flush {n}" for n in names), "wait 30", *(f"trim {n}" for n in names)]
+    if random.random() < 0.6:
+        lines.append(f"{random.choice(('lose', 'restore', 'restore'))} {name}")
+    lines.append(f"{random.choice(('create', 'write', 'add'))} {name} {key} labels=y")
+    if lines[-1].startswith("write"):
+        lines[-1] = f"write {name} {key} title=late"
+    return [*lines, *_maybe_wait(random), *_heal(random, names)]
+
+
 def _clock(random: Random, names: list[str]) -> list[str]:
     name = random.choice(names)
     if random.random() < 0.3:
@@ -276,6 +297,7 @@ FAULTS: tuple[Maker, ...] = (
     _backup,
     _lose,
     _trim,
+    _forget,
     _clock,
     _version,
     _tamper,

@@ -101,6 +101,7 @@ class Region:
         self._pending: dict[int, tuple[Write, int]] = {}
         self._linked: set[str] = set()
         self._busy = self._installing = False
+        self.stability = horizon.Stability()
         self.words: dict[str, Vector] = {peer: {} for peer in self.peers}
         self._unflushed = set(recovered.replayed)
         self._flushing: list[EntityKey] = []
@@ -286,7 +287,8 @@ class Region:
             return
         piece = self._flushing[-FLUSH_PIECE:]
         del self._flushing[-FLUSH_PIECE:]
-        states = {entity: self.journal.committed[entity] for entity in piece}
+        committed = self.journal.committed
+        states = {entity: committed[entity] for entity in piece if entity in committed}
         self.disk.flush(states, None if self._flushing else self._watermark)
         if self._flushing and not self._busy:
             self.world.timeline.after(FLUSH_MS, self.living(self._flush_piece))
@@ -300,6 +302,25 @@ class Region:
         for other in self.world.regions.values():
             if not self.world.disks_lost and not covers(other.disk.vector(), cut):
                 raise Violation(f"{self.name} cuts what {other.name} has not on disk yet")
+
+    def forget(self) -> None:
+        """Drops tombstones that may be dropped."""
+        if not self.up:
+            return
+        journal = self.journal
+        journal.digest()  # tombstones are known once they are hashed
+        if not self.stability.look(journal.vector, journal.seen.clocks, self.words):
+            return
+        tombstones = {e: journal.committed[e] for e in journal.integrity.digest.tombstones}
+        dropped = journal.forget(tombstones, self.stability.clocks, self.wall_ms)
+        self.disk.forget(dropped)
+        self.world.forgotten += len(dropped)
+        for other in self.world.regions.values():
+            for entity in dropped if other.up and not self.world.disks_lost else ():
+                state = other.journal.committed.get(entity)
+                ended = tombstones[entity].generation
+                if state is not None and not state.deleted and state.generation <= ended:
+                    raise Violation(f"{self.name} forgets {entity[1]}, which lives in {other.name}")
 
     # Its links.
 

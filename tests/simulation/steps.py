@@ -28,6 +28,8 @@ slow NAME MS                  what a commit takes
 full|room NAME                commits fail; or work again
 flush NAME                    stores states behind the journal
 trim NAME                     cuts the journal below what all have, and what is stored
+forget NAME                   drops the tombstones of old deletes that all have seen
+age DAYS                      all wall clocks move on
 backup|restore NAME           keeps a copy of the disk; sets it back, and starts
 lose NAME                     an empty disk in its place, and starts
 clock NAME MS                 moves the wall clock
@@ -49,7 +51,7 @@ from unittest.mock import patch
 from isthmus.channels.v1 import channel_pb2
 
 from mesh.replication import AlreadyExists, NotFound, NotReplicated, Transaction
-from mesh.replication.core import snapshots
+from mesh.replication.core import generations, snapshots
 from tests.simulation import residency
 from tests.simulation.liar import LIES
 from tests.simulation.model import Op, Violation
@@ -158,7 +160,8 @@ class Script:
             may = may and lives != (verb == "create")
             kept = shared
             if verb == "create":
-                generation += 1
+                clock_ms = region.journal.clock_ms(region.wall_ms)
+                generation = generations.last_before(generation, clock_ms) + 1
                 if not region.newest:
                     kept = {n: v for n, v in shared.items() if not n.startswith(_HIDDEN_FROM_OLDER)}
             ops.append(Op(key, generation, verb, kept))
@@ -291,6 +294,13 @@ class Script:
 
     def do_trim(self, name: str) -> None:
         self.world.regions[name].trim()
+
+    def do_forget(self, name: str) -> None:
+        self.world.regions[name].forget()
+
+    def do_age(self, days: str) -> None:
+        for region in self.world.regions.values():
+            region.skew_ms += int(days) * generations.DAY_MS
 
     def do_backup(self, name: str) -> None:
         region = self.world.regions[name]

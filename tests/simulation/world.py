@@ -44,6 +44,8 @@ class World:
         self.disks_lost = False
         self.snapshots = 0
         """How many were installed."""
+        self.forgotten = 0
+        """How many tombstones were dropped."""
         self.paths = {(a, b): Path(self.timeline, a, b) for a in names for b in names if a != b}
         self.regions: dict[str, Region] = {}
         for name in names:
@@ -111,7 +113,11 @@ class World:
         self.model.complete()
         regions = list(self.regions.values())
         bytes_of = [
-            {entity: entities.encode(state) for entity, state in region.journal.committed.items()}
+            {
+                entity: entities.encode(state)
+                for entity, state in region.journal.committed.items()
+                if not state.deleted  # each drops tombstones when it may
+            }
             for region in regions
         ]
         for region, other in zip(regions[1:], bytes_of[1:], strict=True):

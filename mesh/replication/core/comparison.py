@@ -305,8 +305,9 @@ class Comparison:
             mine = self._journal.committed.get(entity)
             if copy.damaged:
                 continue
-            skipped = copy.parked or self._journal.parks(entity)
-            if not skipped and copy.state and join(mine, self._decoded(copy)) is not mine:
+            theirs = self._decoded(copy) if copy.state else None
+            skipped = copy.parked or self._journal.parks(entity) or _ended(mine, theirs)
+            if not skipped and theirs is not None and join(mine, theirs) is not mine:
                 self._differs(entity, now_ms)
                 continue
             piece.restless.discard(entity)
@@ -366,6 +367,11 @@ class Comparison:
         else:
             both = self._least.keys() & self._vector.keys()
             self._least = {o: min(self._least[o], self._vector[o]) for o in both}
+
+
+def _ended(mine: EntityState | None, theirs: EntityState | None) -> bool:
+    """Whether an entity lives in neither region: tombstones are dropped at different times."""
+    return all(state is None or state.deleted for state in (mine, theirs))
 
 
 def _due(at_ms: int, now_ms: int) -> bool:

@@ -6,6 +6,7 @@ and Micciancio, "Incremental Cryptography", 1997, as AdHash): order does not mat
 costs the same however many entities there are. It proves agreement between regions that trust each
 other; it is not made to resist a forger.
 
+Tombstones are hashed, to find damage, and are no part of sums: each region drops them when it may.
 Changed entities are only noted; who needs a fingerprint pays for it then.
 """
 
@@ -39,6 +40,8 @@ class Digest:
     ) -> None:
         self._states = states
         self._parts: dict[EntityKey, int] = {}
+        self.tombstones: set[EntityKey] = set()
+        """Those that were hashed."""
         self._buckets: dict[int, list[EntityKey]] = {}
         self._stale: set[EntityKey] = set()
         self._sum = 0
@@ -46,9 +49,12 @@ class Digest:
             part = (known or {}).get(entity)
             self._buckets.setdefault(bucket_of(entity), []).append(entity)
             self._parts[entity] = part or 0
-            self._sum += part or 0
             if part is None:
                 self._stale.add(entity)
+            elif states[entity].deleted:
+                self.tombstones.add(entity)
+            else:
+                self._sum += part
         self._numbers = sorted(self._buckets)
 
     def __len__(self) -> int:
@@ -78,7 +84,10 @@ class Digest:
             part = self._parts.pop(entity, None)
             if part is None:
                 continue
-            self._sum -= part
+            if entity in self.tombstones:
+                self.tombstones.remove(entity)
+            else:
+                self._sum -= part
             bucket = bucket_of(entity)
             self._buckets[bucket].remove(entity)
             if not self._buckets[bucket]:
@@ -104,14 +113,24 @@ class Digest:
         return BUCKETS
 
     def part(self, entity: EntityKey) -> int:
-        """An entity's fingerprint; 0 for one that there is not."""
+        """An entity's fingerprint; 0 for one that there is not, or that is deleted."""
         if entity in self._stale:
             self._stale.discard(entity)
-            state = self._states.get(entity)
-            part = 0 if state is None else fingerprint(entity, state)
-            self._sum += part - self._parts.get(entity, 0)
-            self._parts[entity] = part
-        return self._parts.get(entity, 0)
+            self._hash(entity)
+        return 0 if entity in self.tombstones else self._parts.get(entity, 0)
+
+    def _hash(self, entity: EntityKey) -> None:
+        state = self._states.get(entity)
+        part = 0 if state is None else fingerprint(entity, state)
+        if entity in self.tombstones:
+            self.tombstones.remove(entity)
+        else:
+            self._sum -= self._parts.get(entity, 0)
+        self._parts[entity] = part
+        if state is not None and state.deleted:
+            self.tombstones.add(entity)
+        else:
+            self._sum += part
 
     def range_sum(self, first: int, end: int) -> bytes:
         """The digest of a range of buckets: 32 bytes."""

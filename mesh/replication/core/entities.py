@@ -40,7 +40,7 @@ from mesh.replication.core.wire import (
     varint,
 )
 
-UPSERT, DELETE = 1, 2
+UPSERT, DELETE, CREATE = 1, 2, 3
 """What a change does, numbered as in isthmus.replication.v1.ChangeKind."""
 
 EntityKey = tuple[str, str]

@@ -1,10 +1,16 @@
-"""What all regions hold: below it nobody asks for a frame, or brings what it has not seen."""
+"""What all regions hold: below it nobody asks for a frame, or brings what has not seen it.
+
+A delete is stable once every region has it durably, and this region has all that each of them had
+written until then: whatever comes later was written by one who had seen it (causal stability, as in
+Baquero et al., "Making Operation-Based CRDTs Operation-Based", 2014).
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
-from mesh.replication.core.clocks import Origin, Vector
+from mesh.replication.core.clocks import Origin, Vector, covers
 
 
 def least(vector: Mapping[Origin, int], words: Iterable[Mapping[Origin, int]]) -> Vector:
@@ -15,3 +21,44 @@ def least(vector: Mapping[Origin, int], words: Iterable[Mapping[Origin, int]]) -
         for origin, sequence in vector.items()
     }
     return {origin: sequence for origin, sequence in found.items() if sequence}
+
+
+@dataclass
+class _Mark:
+    """This region at a moment; then what all others had written when they had all of that."""
+
+    vector: Vector
+    clocks: Vector
+    written: Vector | None = None
+
+
+class Stability:
+    """Finds up to which clocks deletes are stable; one moment after the other."""
+
+    def __init__(self) -> None:
+        self.clocks: Vector = {}
+        """Of each origin, the clock up to which everything is stable."""
+        self._mark: _Mark | None = None
+
+    def look(
+        self, vector: Vector, clocks: Vector, words: Mapping[str, Mapping[Origin, int]]
+    ) -> bool:
+        """Takes note of where this region is, and of what each other said that it has on disk.
+
+        `words` has all regions that may still bring changes, evicted ones too. Tells whether more
+        is stable now.
+        """
+        if self._mark is None:
+            self._mark = _Mark(dict(vector), dict(clocks))
+        mark = self._mark
+        if mark.written is None and all(covers(word, mark.vector) for word in words.values()):
+            mark.written = {
+                origin: sequence
+                for region, word in words.items()
+                for origin, sequence in word.items()
+                if origin.region == region
+            }
+        if mark.written is None or not covers(vector, mark.written):
+            return False
+        self.clocks, self._mark = mark.clocks, None
+        return True

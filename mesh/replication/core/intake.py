@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from isthmus.replication.v1 import snapshot_pb2
 
+from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import MAX_AHEAD_MS, Origin, Vector, milliseconds
 from mesh.replication.core.entities import EntityKey, EntityState, join
 from mesh.replication.core.errors import (
@@ -20,7 +21,7 @@ from mesh.replication.core.errors import (
     LinkFault,
     SnapshotDamaged,
 )
-from mesh.replication.core.parked import KNOWN, Known, resume
+from mesh.replication.core.parked import KNOWN, NO_TYPE, Known, resume
 from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.snapshots import (
     Header,
@@ -221,6 +222,8 @@ class Intake:
         resumed, gone = resume(self._states, self._known)
         for entity, state in self._states.items():
             before = committed.get(entity)
+            if before is None and _covers(positions, state.created):
+                continue  # it ended, and its tombstone is forgotten here
             after = join(before, state)
             if after is not before and after is not None:
                 visible.before[entity] = before
@@ -230,6 +233,20 @@ class Intake:
         for origin, position in self._begin.positions.items():
             if origin not in merged or merged[origin].sequence < position.sequence:
                 merged[origin] = position
+        for entity in committed.keys() - self._states.keys():
+            before = committed[entity]
+            ended = _covers(self._begin.positions, before.created) and entity[0] != NO_TYPE
+            if ended and not before.deleted:
+                # The peer has forgotten its tombstone.
+                visible.before[entity] = before
+                visible.after[entity] = before._replace(deleted=True, cells={})
+                visible.living -= 1
         self._unread = (self._unread | resumed) - gone
         install = Install(visible.after, self._receipts, merged, frozenset(self._unread))
         return Staging(self._begin.id, install=install)
+
+
+def _covers(positions: Mapping[Origin, Position], stamp: Stamp) -> bool:
+    """Whether the change under a stamp is among those up to these positions."""
+    found = positions.get(Origin(stamp.region, stamp.incarnation))
+    return found is not None and stamp.clock <= found.clock

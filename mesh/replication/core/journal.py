@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from mesh.replication.core import members
+from mesh.replication.core import generations, members
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import (
     MAX_AHEAD_MS,
@@ -282,6 +282,10 @@ class Journal:
                 f"{self.region} is {state} and takes no writes: write in another region, or take "
                 f"it in again with `isthmus members join {self.region}`"
             )
+
+    def clock_ms(self, now_ms: int) -> int:
+        """The time by the hybrid clock, which does not go back."""
+        return max(now_ms, milliseconds(self.clock.last))
 
     def stamp(self, now_ms: int) -> Stamp:
         """The stamp of the next local change."""
@@ -668,6 +672,30 @@ class Journal:
         self.integrity.digest.touch((entity,) if state is not None else ())
         return visible
 
+    def forget(
+        self, tombstones: Iterable[EntityKey], stable: Mapping[Origin, int], now_ms: int
+    ) -> list[EntityKey]:
+        """Drops those tombstones whose deletes have clocks up to these: see `core.horizon`.
+
+        Returns them; what is written anew just now stays, and so does what is not old enough.
+        """
+        clock_ms = self.clock_ms(now_ms)
+        in_flight = self._in_flight.merged.after if self._in_flight else {}
+        dropped = []
+        for entity in tombstones:
+            state = self.committed.get(entity)
+            if state is None or not state.deleted or entity in self._overlay or entity in in_flight:
+                continue
+            clock, region, incarnation, _ = state.changed
+            seen = clock <= stable.get(Origin(region, incarnation), 0)
+            if seen and generations.forgettable(state, clock_ms):
+                dropped.append(entity)
+        self.captures.replaced({entity: self.committed[entity] for entity in dropped})
+        for entity in dropped:
+            del self.committed[entity]
+        self.integrity.digest.forget(dropped)
+        return dropped
+
     def head(self, origin: Origin) -> Position:
         """How far an origin is here, with its chain's hash and its clock there."""
         return Position(
@@ -689,7 +717,7 @@ class Journal:
         return found
 
     def digest(self) -> bytes:
-        """The digest of what is committed, tombstones included: 32 bytes."""
+        """The digest of what is committed and lives: 32 bytes."""
         return self.integrity.digest.value()
 
     @property

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from mesh.replication.core import conflicts, entities
-from mesh.replication.core.cells import Unseen
+from mesh.replication.core.cells import Unseen, Version
 from mesh.replication.core.clocks import Vector
 from mesh.replication.core.columns import Columns
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import (
+    CREATE,
     UPSERT,
     Change,
     EntityKey,
@@ -46,13 +47,18 @@ class Merging:
         watched = conflicts.may_hold(frame, unknown)
         columns = frame.columns
         look, take, join = self._look, self._take, entities.join
+        kinds = columns.kinds
         for at, entity in enumerate(columns.entities):
             before = look(entity)
             if watched and not self._quiet(columns, at, before, unknown):
                 change = frame.change(at)
                 self._note(before, change, entities.from_change(change), unknown)
-            after = afters[at]
-            take(entity, before, after if before is befores[at] else join(before, after))
+            mine = afters[at]
+            after = mine if before is befores[at] else join(before, mine)
+            if after is mine and before is not befores[at] and kinds[at] == UPSERT:
+                self._void(frame.change(at), mine)
+            else:
+                take(entity, before, after)
         self._vector[frame.origin] = frame.last
 
     def received(self, frame: Frame) -> None:
@@ -63,12 +69,17 @@ class Merging:
             self._lay_over(frame, unknown if watched else None)
         else:
             look, take, join = self._look, self._take, entities.join
+            kinds = frame.columns.kinds
             for at, entity in enumerate(frame.columns.entities):
                 before = look(entity)
                 state = frame.states[at]
                 if watched:
                     self._note(before, frame.changes[at], state, unknown)
-                take(entity, before, join(before, state))
+                after = join(before, state)
+                if after is state and kinds[at] == UPSERT:
+                    self._void(frame.change(at), state)
+                else:
+                    take(entity, before, after)
         self._vector[frame.origin] = frame.last
 
     def _lay_over(self, frame: Frame, unknown: Unseen | None) -> None:
@@ -78,6 +89,7 @@ class Merging:
         """
         region, incarnation = frame.origin
         columns = frame.columns
+        kinds = columns.kinds
         befores, afters, committed = self.before, self.after, self._committed
         for at, (entity, generation, clock, actor, shape, content) in enumerate(
             zip(
@@ -98,6 +110,9 @@ class Merging:
                 change = frame.change(at)
                 self._note(before, change, entities.from_change(change), unknown)
             after = lay_over(before, generation, changed, cells)
+            if (before is None or before[0] < generation) and kinds[at] == UPSERT:
+                self._void(frame.change(at), after)
+                continue
             if after is before:
                 continue
             if earlier is None:
@@ -109,8 +124,17 @@ class Merging:
     def _quiet(
         self, columns: Columns, at: int, before: EntityState | None, unknown: Unseen
     ) -> bool:
-        plain = columns.kinds[at] == UPSERT and places(columns.shapes[at]) is not None
+        plain = columns.kinds[at] in (CREATE, UPSERT) and places(columns.shapes[at]) is not None
         return plain and conflicts.quiet(before, columns.generations[at], unknown)
+
+    def _void(self, change: Change, written: EntityState) -> None:
+        """What is written to a generation that ended, and of which nothing is left here."""
+        other = Version(change.stamp, entities.content(written))
+        self.conflicts.append(
+            Conflict(
+                change.entity, change.generation, b"", conflicts.DELETED, Version(None, b""), other
+            )
+        )
 
     def _look(self, entity: EntityKey) -> EntityState | None:
         found = self.after.get(entity)

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from mesh.replication.core import entities
 from mesh.replication.core.cells import RULES, Stamp
 from mesh.replication.core.clocks import milliseconds
-from mesh.replication.core.entities import DELETE, UPSERT, Change, EntityKey, EntityState
+from mesh.replication.core.entities import CREATE, DELETE, UPSERT, Change, EntityKey, EntityState
 from mesh.replication.core.errors import ChainBroken
 from mesh.replication.core.rules.parked import Kept
 from mesh.replication.core.shapes import Shape, pack
@@ -39,7 +39,7 @@ class Known(NamedTuple):
     """The merge rules and the kinds of changes that a version reads."""
 
     rules: frozenset[int] = frozenset(RULES)
-    kinds: frozenset[int] = frozenset({UPSERT, DELETE})
+    kinds: frozenset[int] = frozenset({UPSERT, DELETE, CREATE})
 
 
 KNOWN = Known()
@@ -90,7 +90,7 @@ def beside(change: Change) -> Change:
     return change._replace(
         entity=beside_of(change.entity),
         generation=1,
-        kind=UPSERT,
+        kind=CREATE,
         shape=shape,
         content=pack(shape, [b"".join((*parts, change.content))]),
     )

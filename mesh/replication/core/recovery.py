@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mesh.replication.core import entities, parked
+from mesh.replication.core import entities, generations, parked
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import FormatUnknown, JournalDamaged, LinkFault
@@ -99,6 +99,9 @@ def _replay(
             raise FormatUnknown(f"the journal at {stored.place}: {fault}") from None
         for change in frame.changes:
             state = recovered.states.get(change.entity)
+            damaged = change.entity in recovered.damaged
+            if generations.is_void(change.kind, state, change.generation) and not damaged:
+                continue
             recovered.states[change.entity] = entities.apply(state, change)
             recovered.replayed.add(change.entity)
             recovered.fingerprints.pop(change.entity, None)

@@ -65,6 +65,9 @@ class Store(Protocol):
         call it again then.
         """
 
+    def forget(self, entities: Iterable[EntityKey]) -> None:
+        """Deletes stored states: of tombstones that are dropped."""
+
     def held(self, vector: Mapping[Origin, int]) -> int:
         """How many bytes of frames lie beyond a vector; at most, if they are very many."""
 

@@ -345,6 +345,15 @@ class SqliteStore:
             self.journal_bytes -= size
         return size > 0
 
+    def forget(self, entities: Iterable[EntityKey]) -> None:
+        """Deletes stored states: of tombstones that are dropped."""
+        # Not synced by itself: after a power cut they are there, and are dropped again.
+        with self._transaction("NORMAL") as cursor:
+            cursor.executemany(
+                "DELETE FROM states WHERE bucket = ? AND type = ? AND key = ?",
+                ((bucket_of(entity), *entity) for entity in entities),
+            )
+
     def held(self, vector: Mapping[Origin, int]) -> int:
         """How many bytes of frames lie beyond a vector; at most, if they are very many."""
         with self._translated():

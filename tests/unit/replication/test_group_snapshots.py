@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from unittest.mock import patch
 
 import pytest
 from isthmus.channels.v1 import channel_pb2
 
-from mesh.replication import Group, committer
-from mesh.replication.core import snapshots
+from mesh.replication import Group, Transaction, committer
+from mesh.replication.core import generations, snapshots
 from mesh.replication.core.errors import LinkFault
-from tests.unit.replication.test_group_links import Region, regions, until
+from tests.unit.replication.test_group_links import FIRST_OPERATOR, Region, regions, until
 
 Channel = channel_pb2.Channel
 
@@ -102,3 +102,37 @@ async def test_the_journal_waits_for_whoever_is_away(tmp_path: Path) -> None:
         assert eu.group.status().journal_bytes
         await us.start()
         await until(lambda: equal(eu, us) and not eu.group.status().journal_bytes)
+
+
+async def test_tombstones_go_once_all_have_seen_the_delete(tmp_path: Path) -> None:
+    entity = (Channel.DESCRIPTOR.full_name, "c1")
+
+    def gone(region: Region) -> bool:
+        return entity not in region.group.journal.committed
+
+    with patch.object(generations, "DAY_MS", 100):
+        async with regions(tmp_path, "eu", "us") as (eu, us):
+            await eu.title("c1", "a")
+            await eu.title("c2", "a")
+            first = eu.group.get_view(Channel, "c1").generation
+            await us.stop()
+            await eu.group.write(deleting("c1"), FIRST_OPERATOR)
+            await asyncio.sleep(0.5)  # long enough to drop it, were it not for the other
+            assert not gone(eu)
+            await us.start()
+            await until(lambda: gone(eu) and gone(us))
+            assert equal(eu, us)
+            await us.stop()
+            await us.start()
+            assert gone(us) and us.group.get(Channel, "c2") is not None
+            await us.title("c1", "again")
+            await until(lambda: equal(eu, us) and eu.group.get(Channel, "c1") is not None)
+            assert eu.group.get_view(Channel, "c1").generation > first
+
+
+def deleting(key: str) -> Callable[[Transaction], Channel]:
+    def change(tx: Transaction) -> Channel:
+        tx.delete(Channel, key)
+        return Channel(channel_id=key)
+
+    return change

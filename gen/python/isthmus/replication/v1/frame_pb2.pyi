@@ -27,18 +27,26 @@ class _ChangeKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ChangeKind
     DESCRIPTOR: _descriptor.EnumDescriptor
     CHANGE_KIND_UNSPECIFIED: _ChangeKind.ValueType  # 0
     CHANGE_KIND_UPSERT: _ChangeKind.ValueType  # 1
-    """Merges its cells into the entity's generation; the first one of a generation creates it."""
+    """Merges its cells into the entity's generation, which is there; if it is not, it has ended, and
+    the change is void.
+    """
     CHANGE_KIND_DELETE: _ChangeKind.ValueType  # 2
     """Ends the entity's generation with every cell in it."""
+    CHANGE_KIND_CREATE: _ChangeKind.ValueType  # 3
+    """Begins the entity's generation, and merges its cells into it."""
 
 class ChangeKind(_ChangeKind, metaclass=_ChangeKindEnumTypeWrapper):
     """What a change does to its entity."""
 
 CHANGE_KIND_UNSPECIFIED: ChangeKind.ValueType  # 0
 CHANGE_KIND_UPSERT: ChangeKind.ValueType  # 1
-"""Merges its cells into the entity's generation; the first one of a generation creates it."""
+"""Merges its cells into the entity's generation, which is there; if it is not, it has ended, and
+the change is void.
+"""
 CHANGE_KIND_DELETE: ChangeKind.ValueType  # 2
 """Ends the entity's generation with every cell in it."""
+CHANGE_KIND_CREATE: ChangeKind.ValueType  # 3
+"""Begins the entity's generation, and merges its cells into it."""
 Global___ChangeKind: _TypeAlias = ChangeKind  # noqa: Y015
 
 @_typing.final
