@@ -11,7 +11,7 @@ from bisect import bisect_right
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from mesh.replication.core import entities
+from mesh.replication.core import entities, snapshots
 from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState, checksum
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
@@ -215,6 +215,10 @@ class Disk:
         self._pieces += staging.pieces
         if staging.install is None:
             return
+        for piece in self._pieces:
+            for entity, data in snapshots.rows(piece.body):
+                if entity not in staging.install.kept:
+                    self._states[entity] = data
         self._header, self._pieces = None, []
         for entity, state in staging.install.states.items():
             self._states[entity] = entities.encode(state)

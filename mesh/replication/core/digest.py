@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Collection, Iterator, Mapping
+from itertools import chain
 from zlib import crc32
 
 from mesh.replication.core.entities import EntityKey, EntityState, fingerprint
@@ -102,6 +103,10 @@ class Digest:
         """The entities of a range of buckets."""
         for bucket in self.numbers(first, end):
             yield from self._buckets[bucket]
+
+    def entities(self) -> list[EntityKey]:
+        """All entities, in the order of their buckets."""
+        return list(chain.from_iterable(map(self._buckets.__getitem__, self._numbers)))
 
     def reach(self, first: int, most: int) -> int:
         """Where a range ends that begins at `first` and holds `most` entities, or a bucket more."""

@@ -220,15 +220,22 @@ class Intake:
         """
         assert self._begin is not None  # noqa: S101 # it is `ready`
         resumed, gone = resume(self._states, self._known)
+        kept = set(gone)
+        joined: dict[EntityKey, EntityState] = {}
         for entity, state in self._states.items():
             before = committed.get(entity)
             if before is None and _covers(positions, state.created):
-                continue  # it ended, and its tombstone is forgotten here
+                kept.add(entity)  # it ended, and its tombstone is forgotten here
+                continue
             after = join(before, state)
             if after is not before and after is not None:
                 visible.before[entity] = before
                 visible.after[entity] = after
                 visible.living += (before is None or before.deleted) - after.deleted
+                if after is not state or entity in resumed or entity in self._unread:
+                    joined[entity] = after
+            else:
+                kept.add(entity)
         merged = dict(positions)
         for origin, position in self._begin.positions.items():
             if origin not in merged or merged[origin].sequence < position.sequence:
@@ -239,10 +246,11 @@ class Intake:
             if ended and not before.deleted:
                 # The peer has forgotten its tombstone.
                 visible.before[entity] = before
-                visible.after[entity] = before._replace(deleted=True, cells={})
+                joined[entity] = before._replace(deleted=True, cells={})
+                visible.after[entity] = joined[entity]
                 visible.living -= 1
         self._unread = (self._unread | resumed) - gone
-        install = Install(visible.after, self._receipts, merged, frozenset(self._unread))
+        install = Install(joined, frozenset(kept), self._receipts, merged, frozenset(self._unread))
         return Staging(self._begin.id, install=install)
 
 

@@ -711,8 +711,10 @@ class Journal:
         if found is None:
             positions = {origin: self.head(origin) for origin in self.vector}
             new = snapshot_id(self.origin, self.clock.last, now_ms, self.vector)
-            header = Header(new, self.region, positions, len(self.committed))
-            found = Capture(header, self.committed, milliseconds(self.clock.last), now_ms)
+            keys = self.integrity.digest.entities()
+            header = Header(new, self.region, positions, len(keys))
+            until_ms = milliseconds(self.clock.last)
+            found = Capture(header, self.committed, keys, until_ms, now_ms)
             self.captures.add(found)
         return found
 

@@ -12,7 +12,7 @@ and what a capture still needs is noted when it is replaced (copy on write).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -27,7 +27,7 @@ from mesh.replication.core.errors import FormatUnknown, LinkFault, SnapshotDamag
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 
 FORMAT = 1
-PIECE_BYTES = 256 << 10
+PIECE_BYTES = 64 << 10
 """A piece is closed at this size; one entity that is larger is a piece of its own."""
 
 REUSED_MS = 30_000
@@ -133,6 +133,13 @@ class Contents(NamedTuple):
     unread: set[EntityKey]
 
 
+def rows(body: bytes) -> Iterator[tuple[EntityKey, bytes]]:
+    """The entities in a piece that was read before, with their canonical bytes."""
+    message = snapshot_pb2.SnapshotBody.FromString(body)
+    types = map(list(message.type_names).__getitem__, message.types)
+    yield from zip(zip(types, message.keys, strict=True), message.states, strict=True)
+
+
 def read(body: bytes, rules: Container[int] = RULES) -> Contents:
     """Reads a piece, knowing some merge rules. Raises `SnapshotDamaged` and `FormatUnknown`."""
     unread: set[EntityKey] = set()
@@ -159,13 +166,16 @@ def read(body: bytes, rules: Container[int] = RULES) -> Contents:
 class Capture:
     """The sender's side: what was committed at one moment, and the pieces that come of it.
 
-    Pieces are made anew whenever they are asked for: the bytes of one are all that is held.
+    `keys` are those of all that is committed, in the order in which a store keeps them: so to
+    install it writes page after page. Pieces are made anew whenever they are asked for: the bytes
+    of one are all that is held.
     """
 
     def __init__(
         self,
         header: Header,
         committed: Mapping[EntityKey, EntityState],
+        keys: list[EntityKey],
         until_ms: int,
         now_ms: int,
     ) -> None:
@@ -173,7 +183,7 @@ class Capture:
         self.taken_ms = self.used_ms = now_ms
         self._until_ms = until_ms
         self._committed = committed
-        self._keys = list(committed)
+        self._keys = keys
         self._replaced: dict[EntityKey, EntityState | None] = {}
         # Where each piece begins that was made, or comes next, and what it is chained to.
         self._starts: list[tuple[int, ReceiptKey | None]] = [(0, None)]
@@ -287,11 +297,13 @@ class Captures:
 class Install(NamedTuple):
     """What a snapshot makes of what is here: stored in one transaction, in place of its pieces.
 
-    `states` are those that differ from what was committed; `positions` those of all origins then.
-    `parked` are entities in which something waits for a newer version.
+    `states` are those that joined with what was here; all others in the pieces are taken as they
+    came, but for those that are `kept` as here. `positions` are those of all origins then, `parked`
+    are entities in which something waits for a newer version.
     """
 
     states: Mapping[EntityKey, EntityState]
+    kept: frozenset[EntityKey]
     receipts: list[Receipt]
     positions: Mapping[Origin, Position]
     parked: frozenset[EntityKey] = frozenset()

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sqlite3
 
+from mesh.replication.core import snapshots
 from mesh.replication.core.snapshots import Install, Piece, Staged, Staging
-from mesh.replication.store.states import state_row
+from mesh.replication.store.states import row_of, state_row
 
 TABLES = """
 CREATE TABLE staged (
@@ -28,10 +29,18 @@ def stage(cursor: sqlite3.Cursor, staging: Staging) -> None:
 
 
 def _install(cursor: sqlite3.Cursor, install: Install) -> None:
-    cursor.executemany(
-        "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?)",
-        (state_row(entity, state) for entity, state in install.states.items()),
-    )
+    put = "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?)"
+    pieces = cursor.connection.execute("SELECT body FROM staged ORDER BY number")
+    for (body,) in pieces:
+        cursor.executemany(
+            put,
+            (
+                row_of(entity, canonical)
+                for entity, canonical in snapshots.rows(body)
+                if entity not in install.kept
+            ),
+        )
+    cursor.executemany(put, (state_row(*each) for each in install.states.items()))
     cursor.executemany(
         "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", install.receipts
     )

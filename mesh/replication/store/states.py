@@ -11,5 +11,9 @@ Row = tuple[int, str, str, bytes, bytes]
 
 def state_row(entity: EntityKey, state: EntityState) -> Row:
     """The row of an entity."""
-    canonical = encode(state)
+    return row_of(entity, encode(state))
+
+
+def row_of(entity: EntityKey, canonical: bytes) -> Row:
+    """The row of an entity of which the canonical bytes are at hand."""
     return bucket_of(entity), *entity, canonical, checksum(entity, canonical)

@@ -257,7 +257,9 @@ def test_a_header_that_is_damaged_or_newer_is_refused() -> None:
 
 def test_a_capture_does_not_change(eu: Region) -> None:
     before = bytes_of(eu)
-    capture = Capture(Header(b"id", "eu", {}, 6), eu.journal.committed, 0, 0)
+    capture = Capture(
+        Header(b"id", "eu", {}, 6), eu.journal.committed, list(eu.journal.committed), 0, 0
+    )
     eu.journal.captures.add(capture)
     rename(eu, "c1", "later")
     delete(eu, "c2")

@@ -75,7 +75,7 @@ Global___SnapshotHeader: _TypeAlias = SnapshotHeader  # noqa: Y015
 
 @_typing.final
 class SnapshotBody(_message.Message):
-    """What a piece of a snapshot holds: first entities, in no order, then receipts."""
+    """What a piece of a snapshot holds: first entities, by the buckets of the digest, then receipts."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
