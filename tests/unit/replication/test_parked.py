@@ -14,7 +14,7 @@ from mesh.replication.core import entities, shapes
 from mesh.replication.core.answers import Answers
 from mesh.replication.core.cells import COUNTER, LATEST, MAX, SET
 from mesh.replication.core.clocks import Origin, vector_from_proto
-from mesh.replication.core.entities import UPSERT, Changed, EntityState, Stamp
+from mesh.replication.core.entities import CREATE, Changed, EntityState, Stamp
 from mesh.replication.core.errors import FormatUnknown
 from mesh.replication.core.frames import chain, parse
 from mesh.replication.core.journal import Journal, Recovered
@@ -163,7 +163,7 @@ def test_a_damaged_change_of_an_unknown_kind_stays_where_it_is(eu: Region, tmp_p
     frame = parse(data, b"")
     (change,) = frame.changes
     assert change.entity == (NO_TYPE, f"{CHANNEL}/c1")
-    assert change.kind == UPSERT and frame.parked == {change.entity}
+    assert change.kind == CREATE and frame.parked == {change.entity}
     us = Keeper(tmp_path, KNOWN)
     us.journal.receive(data, chain(bytes(32), data), 1_000_000)
     us.take(Region("eu", []))
