@@ -45,7 +45,7 @@ class Committer:
         store: Store,
         unflushed: Iterable[EntityKey],
         on_visible: Callable[[Visible], None],
-        tend: Callable[[Run], Awaitable[None]],
+        tend: Callable[[Run, Vector], Awaitable[None]],
     ) -> None:
         self._name = name
         self._journal = journal
@@ -195,7 +195,9 @@ class Committer:
         """A failure is logged, not raised."""
         loop = asyncio.get_running_loop()
         try:
-            await self._tend(lambda function: loop.run_in_executor(self._thread, function))
+            await self._tend(
+                lambda function: loop.run_in_executor(self._thread, function), self._watermark
+            )
         except StoreError as error:
             _log.warning("group %s could not cut its journal: %s", self._name, error)
 

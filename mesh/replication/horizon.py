@@ -61,12 +61,12 @@ class Horizon:
         """Up to where the journal may be cut: what a snapshot's taker will ask for stays too."""
         return self._journal.captures.pinned(self.vector, self._now_ms())
 
-    async def tend(self, run: Run) -> None:
+    async def tend(self, run: Run, flushed: Vector) -> None:
         """Cuts the journal and drops tombstones, in pieces; says what is kept for whom.
 
         Raises `StoreError`.
 
-        `run` calls a function in the store's thread.
+        `run` calls a function in the store's thread; `flushed` is the stored watermark.
         """
         store, journal = self._store, self._journal
         while await run(partial(store.trim, self.trimmable(), self._keep_bytes)):
@@ -75,7 +75,8 @@ class Horizon:
         for peer, vector in self._members.behind().items():
             held[peer] = await run(partial(store.held, vector))
         self._members.mark(held)
-        if self._stability.look(journal.vector, journal.seen.clocks, self._members.words()):
+        words = self._members.words()
+        if self._stability.look(journal.vector, journal.seen.clocks, words, flushed):
             await self._forget(run)
 
     async def _forget(self, run: Run) -> None:

@@ -399,7 +399,7 @@ def cells_of_unknown_rules_are_dropped() -> Iterator[None]:
 
 @_bug
 def a_tombstone_is_dropped_before_all_have_seen_the_delete() -> Iterator[None]:
-    def look(self: Any, vector: Any, clocks: Any, words: Any) -> bool:
+    def look(self: Any, vector: Any, clocks: Any, words: Any, flushed: Any) -> bool:
         self.clocks = dict(clocks)
         return True
 

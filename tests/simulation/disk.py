@@ -139,6 +139,10 @@ class Disk:
         """How far each origin would be known after a power cut now."""
         return {origin: position.sequence for origin, position in self._positions.items()}
 
+    def flushed(self) -> Vector:
+        """The watermark."""
+        return {origin: position.flushed for origin, position in self._positions.items()}
+
     def frames(self) -> list[Frame]:
         """All frames that are synced, in the order of their commits."""
         found = [each for frames in self._frames.values() for each in frames]

@@ -227,9 +227,11 @@ def _forget(random: Random, names: list[str]) -> list[str]:
     if random.random() < 0.3:
         lines += [f"isolate {name}", f"create {name} {key} title=alone labels=z"]
     lines.append(f"delete {other} {key}")
-    lines += [f"wait {random.choice((20, 1500))}", "age 3", *(f"forget {n}" for n in names)]
+    forget = [f"forget {n}" for n in names]
+    lines += [f"wait {random.choice((20, 1500))}", "age 3", *forget, "wait 1500", *forget]
+    lines += [*(f"flush {n}" for n in names), "wait 30", *forget]
     if random.random() < 0.5:
-        lines += [*(f"flush {n}" for n in names), "wait 30", *(f"trim {n}" for n in names)]
+        lines += [f"trim {n}" for n in names]
     if random.random() < 0.6:
         lines.append(f"{random.choice(('lose', 'restore', 'restore'))} {name}")
     lines.append(f"{random.choice(('create', 'write', 'add'))} {name} {key} labels=y")

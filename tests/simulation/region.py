@@ -309,7 +309,8 @@ class Region:
             return
         journal = self.journal
         journal.digest()  # tombstones are known once they are hashed
-        if not self.stability.look(journal.vector, journal.seen.clocks, self.words):
+        flushed = self.disk.flushed()
+        if not self.stability.look(journal.vector, journal.seen.clocks, self.words, flushed):
             return
         tombstones = {e: journal.committed[e] for e in journal.integrity.digest.tombstones}
         dropped = journal.forget(tombstones, self.stability.clocks, self.wall_ms)

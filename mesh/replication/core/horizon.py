@@ -41,24 +41,30 @@ class Stability:
         self._mark: _Mark | None = None
 
     def look(
-        self, vector: Vector, clocks: Vector, words: Mapping[str, Mapping[Origin, int]]
+        self,
+        vector: Vector,
+        clocks: Vector,
+        words: Mapping[str, Mapping[Origin, int]],
+        flushed: Mapping[Origin, int],
     ) -> bool:
         """Takes note of where this region is, and of what each other said that it has on disk.
 
-        `words` has all regions that may still bring changes, evicted ones too. Tells whether more
-        is stable now.
+        `words` has all regions that may still bring changes, evicted ones too; up to `flushed`
+        recovery replays nothing. Tells whether more is stable now: at the third look at the
+        earliest, each after the writes that were in flight at the one before.
         """
         if self._mark is None:
             self._mark = _Mark(dict(vector), dict(clocks))
+            return False
         mark = self._mark
-        if mark.written is None and all(covers(word, mark.vector) for word in words.values()):
-            mark.written = {
-                origin: sequence
-                for region, word in words.items()
-                for origin, sequence in word.items()
-                if origin.region == region
-            }
-        if mark.written is None or not covers(vector, mark.written):
+        if mark.written is None:
+            if all(covers(word, mark.vector) for word in words.values()):
+                mark.written = dict(vector)
+                for region, word in words.items():
+                    own = {o: n for o, n in word.items() if o.region == region}
+                    mark.written |= {o: max(n, vector.get(o, 0)) for o, n in own.items()}
+            return False
+        if not covers(flushed, mark.written):
             return False
         self.clocks, self._mark = mark.clocks, None
         return True

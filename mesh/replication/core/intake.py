@@ -234,8 +234,9 @@ class Intake:
                 visible.living += (before is None or before.deleted) - after.deleted
                 if after is not state or entity in resumed or entity in self._unread:
                     joined[entity] = after
-            else:
-                kept.add(entity)
+            elif before is not None and join(state, before) is not state:
+                # What is stored of it may be from before: the watermark passes it now.
+                joined[entity] = before
         merged = dict(positions)
         for origin, position in self._begin.positions.items():
             if origin not in merged or merged[origin].sequence < position.sequence:

@@ -298,7 +298,7 @@ class Install(NamedTuple):
     """What a snapshot makes of what is here: stored in one transaction, in place of its pieces.
 
     `states` are those that joined with what was here; all others in the pieces are taken as they
-    came, but for those that are `kept` as here. `positions` are those of all origins then, `parked`
+    came, but for those that are `kept` out. `positions` are those of all origins then, `parked`
     are entities in which something waits for a newer version.
     """
 

@@ -21,21 +21,27 @@ def test_the_horizon_is_what_all_have() -> None:
     assert least({EU: 5}, []) == {EU: 5}
 
 
-def test_a_delete_is_stable_once_all_have_it_and_all_is_here_that_they_wrote_before() -> None:
+def test_a_delete_is_stable_once_all_have_it_and_all_is_stored_that_they_wrote_before() -> None:
     stability = Stability()
     here, clocks = {EU: 5}, {EU: 50}
-    assert not stability.look(here, clocks, {"us": {EU: 4}, "ap": {EU: 5}})
+    words = {"us": {EU: 4}, "ap": {EU: 5}}
+    assert not stability.look(here, clocks, words, here)
+    assert not stability.look(here, clocks, words, here)
     # us has it now; what it wrote before that may not have seen it, and is not here yet
     words = {"us": {EU: 5, US: 7}, "ap": {EU: 5}}
-    assert not stability.look(here, clocks, words) and not stability.clocks
-    assert not stability.look({EU: 6, US: 6}, {EU: 60, US: 61}, words)
-    assert stability.look({EU: 6, US: 7}, {EU: 60, US: 62}, words)
+    assert not stability.look({EU: 6}, {EU: 60}, words, here)
+    assert not stability.look({EU: 6, US: 7}, {EU: 60, US: 61}, words, {EU: 6, US: 6})
+    assert not stability.look({EU: 6, US: 7}, {EU: 60, US: 61}, words, {EU: 5, US: 7})
+    assert not stability.clocks
+    assert stability.look({EU: 6, US: 7}, {EU: 60, US: 62}, words, {EU: 6, US: 7})
     assert stability.clocks == {EU: 50}
 
 
 def test_who_is_alone_or_knows_nothing_yet() -> None:
-    assert Stability().look({EU: 5}, {EU: 50}, {})
-    assert not Stability().look({EU: 5}, {EU: 50}, {"us": {}})
+    alone, stranger = Stability(), Stability()
+    looks = [alone.look({EU: 5}, {EU: 50}, {}, {EU: 5}) for _ in range(3)]
+    assert looks == [False, False, True]
+    assert not any(stranger.look({EU: 5}, {EU: 50}, {"us": {}}, {EU: 5}) for _ in range(9))
 
 
 def state(generation: int, *, deleted: bool = True) -> EntityState:
