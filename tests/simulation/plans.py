@@ -229,7 +229,8 @@ def _forget(random: Random, names: list[str]) -> list[str]:
     lines.append(f"delete {other} {key}")
     forget = [f"forget {n}" for n in names]
     lines += [f"wait {random.choice((20, 1500))}", "age 3", *forget, "wait 1500", *forget]
-    lines += [*(f"flush {n}" for n in names), "wait 30", *forget]
+    lines += [*(f"flush {n}" for n in names), "wait 30"]
+    lines += [*(_write(random, n) for n in names), "wait 30", *forget]
     if random.random() < 0.5:
         lines += [f"trim {n}" for n in names]
     if random.random() < 0.6:

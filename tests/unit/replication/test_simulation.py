@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import subprocess
 import sys
@@ -20,6 +21,7 @@ from tests.simulation.plans import plan
 from tests.simulation.shrink import failure, shrink
 from tests.simulation.steps import Failure, StepError, play
 
+SCENARIOS = sorted((Path(__file__).parents[2] / "scenarios").glob("*.txt"))
 SAMPLE = 60
 ENOUGH_SEEDS = 400
 """Each known bug shows within so many."""
@@ -94,14 +96,17 @@ def test_a_seed_replays_to_the_byte_in_another_process() -> None:
 
 @pytest.mark.parametrize("bug", BUGS)
 def test_known_bugs_are_found(bug: str) -> None:
+    scenarios = (path.read_text().splitlines() for path in SCENARIOS)
+    seeds = (SHOWN.get(bug, 0), *range(ENOUGH_SEEDS))
+    plans = (plan(seed, most_regions=4) for seed in seeds)
     with BUGS[bug]():
-        for seed in (SHOWN.get(bug, 0), *range(ENOUGH_SEEDS)):
-            found = failure(plan(seed, most_regions=4))
+        for lines in itertools.chain(scenarios, plans):
+            found = failure(lines)
             if found is not None:
                 # Any other exception would be the patch's own fault.
                 assert isinstance(found.cause, (Violation, ReplicationError)), found
                 return
-    raise AssertionError(f"no seed below {ENOUGH_SEEDS} shows that {bug}")
+    raise AssertionError(f"no scenario, and no seed below {ENOUGH_SEEDS}, shows that {bug}")
 
 
 def test_failures_are_made_short_and_name_their_line() -> None:
