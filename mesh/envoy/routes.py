@@ -6,7 +6,7 @@ DEADLINE_EXCEEDED; a route's `timeout` would reach it as UNAVAILABLE.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -123,23 +123,29 @@ def edge(contract: Contract, topology: Topology) -> Routes:
         routes.append(_route(match, _forward(to.cluster, limit, retry), allowed))
         targets.add(to)
 
-    anywhere: list[tuple[str, Callers, timedelta]] = [
-        (path, who, _LONGEST) for path, who in exceptions.CALLERS_BY_PATH.items()
+    anywhere: list[tuple[str, Callers, timedelta, Sequence[str]]] = [
+        (path, who, _LONGEST, topology.workloads)
+        for path, who in exceptions.CALLERS_BY_PATH.items()
     ]
     for service in contract.services.values():
         for method in service.methods:
             if not method.callers.roles & rbac.ROLE_PATHS.keys():
                 continue
             if service.workload == EVERY_WORKLOAD:
-                anywhere.append((method.path, method.callers, _limit(method)))
+                owners = [
+                    workload
+                    for workload in topology.workloads
+                    if service in contract.served_by(workload)
+                ]
+                anywhere.append((method.path, method.callers, _limit(method), owners))
             elif service.workload in topology.workloads:
                 for match, to in _ways(method, service.workload, topology):
                     limit = _limit(method)
                     add(method.path, match, to, method.callers, limit, _retry(method))
-    for path, who, limit in anywhere:
-        for workload in topology.workloads:
+    for path, who, limit, serving in anywhere:
+        for workload in serving:
             add(path, _exact(path, workload), target(workload, Locality.LOCAL), who, limit)
-        if DEFAULT_WORKLOAD in topology.workloads:
+        if DEFAULT_WORKLOAD in serving:
             # Only without the header: a header that names no workload of ours is refused.
             to = target(DEFAULT_WORKLOAD, Locality.LOCAL)
             add(path, _exact(path, absent=True), to, who, limit)
