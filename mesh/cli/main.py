@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from mesh.cli import channels, demo, devices, down, local, mesh, overview, status, up
+from mesh.cli import channels, demo, devices, down, local, mesh, overview, status, up, verify
 from mesh.cli.exits import Exit
 from mesh.cli.failures import explain
 from mesh.cli.terminal import printable
@@ -30,6 +30,7 @@ app = typer.Typer(
 app.command("up")(up.up)
 app.command("down")(down.down)
 app.command("status")(status.status)
+app.command("verify")(verify.verify)
 app.command("demo")(demo.demo)
 app.command("overview")(overview.overview)
 app.add_typer(channels.app, name="channels")

@@ -10,6 +10,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 from mesh.replication.core.clocks import Vector
 from mesh.replication.core.entities import EntityKey
@@ -20,6 +21,8 @@ from mesh.replication.horizon import Run
 from mesh.replication.store import Store
 
 _log = logging.getLogger("isthmus.replication")
+
+T = TypeVar("T")
 
 FLUSH_SECONDS = 5.0
 _FLUSH_PIECE = 100
@@ -59,6 +62,7 @@ class Committer:
         self._waiters: dict[int, asyncio.Future[Vector]] = {}
         self._unflushed = set(unflushed)
         self._watermark: Vector = {}
+        self._flushing: set[EntityKey] = set()
         self._closing = False
         self._failure: BaseException | None = None
         self._tasks: list[asyncio.Task[None]] = []
@@ -168,19 +172,29 @@ class Committer:
 
         Commits go in between its pieces; `share` is how much of the time it may take up.
         """
-        entities, self._unflushed = list(self._unflushed), set()
+        entities, self._flushing, self._unflushed = list(self._unflushed), self._unflushed, set()
         watermark = dict(self._journal.vector)
         loop = asyncio.get_running_loop()
+        held_back: set[EntityKey] = set()
         try:
-            while entities or watermark != self._watermark:
+            while entities or not (held_back or watermark == self._watermark):
                 piece = entities[-_FLUSH_PIECE:]
-                done = watermark if len(piece) == len(entities) else None
                 began = loop.time()
                 async with self._storing_states:
-                    committed = self._journal.committed
+                    committed, integrity = self._journal.committed, self._journal.integrity
+                    held_back.update(entity for entity in piece if not integrity.storable(entity))
                     # A tombstone may have been dropped meanwhile.
-                    states = {entity: committed[entity] for entity in piece if entity in committed}
-                    await loop.run_in_executor(self._thread, self._store.flush, states, done)
+                    left = (entity for entity in piece if entity in committed)
+                    states = {e: committed[e] for e in left if e not in held_back}
+                    whole = len(piece) == len(entities) and not held_back
+                    done = watermark if whole else None
+                    # One that is not what was hashed would get a checksum that says it is right.
+                    refused = await loop.run_in_executor(
+                        self._thread, self._store.flush, states, done, integrity.kept(states)
+                    )
+                    if refused:
+                        held_back |= refused
+                        done = None
                 del entities[-_FLUSH_PIECE:]
                 self._watermark = done or self._watermark
                 if entities and share < 1:
@@ -190,6 +204,27 @@ class Committer:
         finally:
             # Else the next watermark would promise what is not stored.
             self._unflushed.update(entities)
+            self._unflushed.update(held_back)
+            self._flushing = set()
+
+    # For repairs.
+
+    def on_thread(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        """Calls a function on the thread that writes the store."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, function)
+
+    def unstored(self, entity: EntityKey) -> bool:
+        """Whether the stored state of an entity is behind, and will be stored again."""
+        return entity in self._unflushed or entity in self._flushing
+
+    def store_again(self, entity: EntityKey) -> None:
+        """The stored state of an entity is not what it should be."""
+        self._unflushed.add(entity)
+
+    def repaired(self, visible: Visible) -> None:
+        """States were replaced: stores and shows them."""
+        self._unflushed |= visible.after.keys() & self._journal.committed.keys()
+        self._on_visible(visible)
 
     async def _tend_journal(self) -> None:
         """A failure is logged, not raised."""

@@ -159,8 +159,8 @@ class Group:
         )
         self._links = Links(self)
         self._rights = Rights(journal, schema, self._submit)
-        self._scrubber = Scrubber(self)
         self._parked = Parked(name, journal, schema)
+        self._scrubber = Scrubber(self, self._committer)
         self._tick: asyncio.Task[None] | None = None
         self._entities = sum(not state.deleted for state in journal.committed.values())
         self._thread = threading.get_ident()
@@ -555,6 +555,11 @@ class Group:
     def commit_signals(self) -> set[asyncio.Event]:
         """Events that are set after each commit."""
         return self._links.signals
+
+    @property
+    def linked(self) -> set[str]:
+        """The peers that are heard."""
+        return self._linked
 
     def compare(self) -> None:
         """Goes on comparing with the peers."""

@@ -1,4 +1,7 @@
-"""Keeps a group's state proven: hashes within a budget, reads again what was stored, repairs."""
+"""Keeps a group's state proven: hashes it again, compares it with the peers, and repairs it.
+
+All of it in slices that leave the event loop free, and within a share of one processor.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,12 @@ from typing import Protocol
 
 from isthmus.replication.v1 import digest_pb2
 
+from mesh.replication.committer import Committer
 from mesh.replication.core.budget import Budget
 from mesh.replication.core.journal import Journal
+from mesh.replication.core.repair import repair
+from mesh.replication.rereading import Rereading
+from mesh.replication.store import Store
 
 _log = logging.getLogger("isthmus.replication")
 
@@ -30,6 +37,11 @@ class ScrubbedGroup(Protocol):
 
     name: str
     journal: Journal
+    log: Store
+
+    @property
+    def linked(self) -> set[str]:
+        """The peers that are heard."""
 
     def now_ms(self) -> int:
         """The wall clock in milliseconds."""
@@ -42,24 +54,33 @@ class Scrubber:
     """The background work of one group."""
 
     def __init__(
-        self, group: ScrubbedGroup, clock: Callable[[], int] = time.perf_counter_ns
+        self,
+        group: ScrubbedGroup,
+        committer: Committer,
+        clock: Callable[[], int] = time.perf_counter_ns,
     ) -> None:
         self._group = group
+        self._committer = committer
         self._integrity = group.journal.integrity
         self._integrity.comparing = Budget(COMPARING_SHARE, clock)
         self._integrity.scrubbing = Budget(SCRUBBING_SHARE, clock)
+        self._rereading = Rereading(group.journal, group.log, committer, group.now_ms)
         self._tasks: Sequence[asyncio.Task[None]] = ()
 
     def start(self) -> None:
         """Begins."""
         name = self._group.name
-        self._tasks = [asyncio.create_task(self._run(), name=f"scrub {name}")]
+        self._tasks = [
+            asyncio.create_task(self._run(), name=f"scrub {name}"),
+            asyncio.create_task(self._rereading.run(), name=f"reread {name}"),
+        ]
 
     async def close(self) -> None:
         """Ends."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self._rereading.close()
 
     def digest(self) -> bytes:
         """The digest of all, 32 bytes; empty while too much of it is behind the state."""
@@ -73,21 +94,26 @@ class Scrubber:
             found=damages.found,
             repaired=damages.repaired,
             memory_passes=self._integrity.passes,
+            disk_passes=self._rereading.passes,
             corruptions=damages.status(),
         )
 
     async def _run(self) -> None:
         while True:
             await asyncio.sleep(BUSY_SECONDS if self._integrity.busy else IDLE_SECONDS)
-            self._step()
+            try:
+                self._step()
+            except Exception:
+                # The group serves on; what cannot be proven shows in the age of its proof.
+                _log.exception("group %s: scrubbing", self._group.name)
+                await asyncio.sleep(IDLE_SECONDS)
 
     def _step(self) -> None:
         now_ms = self._group.now_ms()
-        self._integrity.hash_changed()
+        self._integrity.hash_changed(now_ms)
         self._integrity.scrub(now_ms)
         self._group.compare()
-        for damage in self._integrity.damages.to_say():
-            if damage.repaired_ms is None:
-                _log.error("group %s: damaged: %s", self._group.name, damage)
-            else:
-                _log.warning("group %s: repaired: %s", self._group.name, damage)
+        for visible in repair(self._group.journal, self._group.log, self._group.linked, now_ms):
+            self._committer.repaired(visible)
+        for what in self._integrity.damages.to_say():
+            _log.error("group %s: %s", self._group.name, what)

@@ -23,6 +23,7 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from mesh.contracts import Contract
 from mesh.place import Place
 from mesh.replication import Applied, Group
+from mesh.runtime.integrity_metrics import observe_integrity
 from mesh.runtime.metrics_page import MetricsPage
 from mesh.runtime.status import certificate_status
 
@@ -95,6 +96,7 @@ class Telemetry:
         )
         if group is not None:
             _observe_group(meter, group)
+            observe_integrity(meter, group)
 
     def applied(self, frame: Applied) -> None:
         """Makes the span of a frame that was applied; it links to its writes' spans."""

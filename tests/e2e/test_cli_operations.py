@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -133,6 +134,21 @@ def test_status_and_overview(isthmus: Run) -> None:
     assert picture["region"] == "ap"
     assert {region["region"] for region in picture["regions"]} == {"eu", "us", "ap"}
     assert "As ap sees it:" in isthmus("overview", "-r", "ap").stdout
+
+
+def test_each_pair_of_regions_is_proven_equal(isthmus: Run) -> None:
+    deadline = time.monotonic() + 60
+    while (done := isthmus("verify")).returncode != Exit.OK and time.monotonic() < deadline:
+        pass  # each look takes a while
+    assert done.returncode == Exit.OK, done.stdout
+    assert "ap = eu" in done.stdout and "eu = us" in done.stdout
+    found = answer(isthmus("verify", "--region", "us", "--workload", "channels", "--json"))
+    assert found["proven"] and found["sound"]
+    assert [pair["regions"] for pair in found["pairs"]] == [["ap", "us"], ["eu", "us"]]
+    assert all(pair["group"] == "channels" for pair in found["pairs"])
+    old = isthmus("verify", "--within", "0")
+    assert old.returncode == Exit.FAILED and "the proof is older than" in old.stdout
+    assert isthmus("verify", "--workload", "nothing").returncode == Exit.NOT_FOUND
 
 
 def test_commands_fail_over_to_the_next_edge(isthmus: Run, running_mesh: RunningMesh) -> None:

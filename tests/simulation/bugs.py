@@ -285,7 +285,7 @@ def recovery_forgets_the_journal_above_the_watermark() -> Iterator[None]:
         for entity in recovered.replayed:
             data = [r.states[entity] for r in disk.records if entity in r.states]
             if data:
-                recovered.states[entity] = entities.decode(data[-1], known.rules)
+                recovered.states[entity] = entities.decode(data[-1][0], known.rules)
         return recovered
 
     with _replaced(Disk, "recover", recover):

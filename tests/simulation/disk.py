@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from mesh.replication.core import entities, snapshots
 from mesh.replication.core.clocks import Origin, Vector
@@ -27,13 +27,17 @@ from mesh.replication.core.snapshots import Piece, Staged, Staging
 _OVERHEAD = 64
 
 
+Row = tuple[bytes, bytes]
+"""A state's canonical bytes and their checksum."""
+
+
 @dataclass(frozen=True)
 class Record:
     """One transaction: frames of a commit, states of a flush, or a cut of the journal."""
 
     size: int
     frames: tuple[Frame, ...] = ()
-    states: Mapping[EntityKey, bytes] = field(default_factory=dict)
+    states: Mapping[EntityKey, Row] = field(default_factory=dict)
     watermark: Mapping[Origin, int] = field(default_factory=dict)
     staging: Staging | None = None
     cut: Mapping[Origin, int] = field(default_factory=dict)
@@ -58,7 +62,7 @@ class Disk:
         self._frames: dict[Origin, list[tuple[StoredFrame, Frame]]] = {}
         self._lasts: dict[Origin, list[int]] = {}
         self._positions: dict[Origin, Position] = {}
-        self._states: dict[EntityKey, bytes] = {}
+        self._states: dict[EntityKey, Row] = {}
         self._header: bytes | None = None
         self._pieces: list[Piece] = []
         self._place = 0
@@ -86,9 +90,28 @@ class Disk:
         self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None
     ) -> None:
         """Writes states, unsynced; see `mesh.replication.store.Store.flush`."""
-        data = {entity: entities.encode(state) for entity, state in states.items()}
-        size = _OVERHEAD + sum(map(len, data.values()))
-        self.records.append(Record(size, (), data, dict(watermark or {})))
+        rows: dict[EntityKey, Row] = {}
+        for entity, state in states.items():
+            data = entities.encode(state)
+            rows[entity] = data, checksum(entity, data)
+        size = _OVERHEAD + sum(len(data) for data, _ in rows.values())
+        self.records.append(Record(size, (), rows, dict(watermark or {})))
+
+    def rot(self, entity: EntityKey, at: int) -> None:
+        """Changes one byte of an entity's stored state, if there is one."""
+        for number in reversed(range(len(self.records))):
+            record = self.records[number]
+            if entity in record.states:
+                data, hash = record.states[entity]
+                changed = bytearray(data)
+                changed[at % len(changed)] ^= 1 + at % 255
+                rows = {**record.states, entity: (bytes(changed), hash)}
+                self.records[number] = replace(record, states=rows)
+                return
+
+    def rotten(self) -> set[EntityKey]:
+        """The entities whose stored state is not as it was written."""
+        return {e for e, (data, hash) in self._states.items() if checksum(e, data) != hash}
 
     def trim(self, below: Mapping[Origin, int]) -> Vector:
         """Cuts the journal, unsynced; see `mesh.replication.store.Store.trim`. Returns where."""
@@ -155,7 +178,7 @@ class Disk:
             (stored for frames in self._frames.values() for stored, _ in frames),
             key=lambda frame: frame.place,
         )
-        rows = ((entity, data, checksum(entity, data)) for entity, data in self._states.items())
+        rows = ((entity, *row) for entity, row in self._states.items())
         recovered = recover(rows, self._positions, ordered, known)
         if self._header is not None:
             recovered.staged = Staged(self._header, list(self._pieces))
@@ -222,10 +245,11 @@ class Disk:
         for piece in self._pieces:
             for entity, data in snapshots.rows(piece.body):
                 if entity not in staging.install.kept:
-                    self._states[entity] = data
+                    self._states[entity] = data, checksum(entity, data)
         self._header, self._pieces = None, []
         for entity, state in staging.install.states.items():
-            self._states[entity] = entities.encode(state)
+            data = entities.encode(state)
+            self._states[entity] = data, checksum(entity, data)
         for origin, (sequence, hash, clock) in staging.install.positions.items():
             if origin not in self._positions or self._positions[origin].sequence < sequence:
                 self._positions[origin] = Position(sequence, hash, sequence, hash, clock)

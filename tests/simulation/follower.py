@@ -119,8 +119,6 @@ class Stream:
         self.receiver.release()
         messages = self.receiver.settle() + self.receiver.want(wanted)
         self.ask(messages + self.receiver.compare(self._target.wall_ms))
-        for damage in self._target.journal.integrity.damages.to_say():
-            raise Violation(f"{self._target.name} says: {damage}")
 
     def close(self) -> None:
         """The target ends the stream."""

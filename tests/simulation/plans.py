@@ -38,7 +38,8 @@ def plan(seed: int, most_regions: int = 100) -> list[str]:
             lines.append(f"read {random.choice(names)}")
         else:
             lines += random.choice(faults)(random, names)
-    return [*_with_operations(seed, lines, names), "settle"]
+    lines = _damaged(seed, names, _with_operations(seed, lines, names))
+    return [*lines, "settle"]
 
 
 def _with_operations(seed: int, lines: list[str], names: list[str]) -> list[str]:
@@ -49,6 +50,17 @@ def _with_operations(seed: int, lines: list[str], names: list[str]) -> list[str]
             at = random.randint(3, len(lines))
             lines[at:at] = _operation(random, names)
     return lines
+
+
+def _damaged(seed: int, names: list[str], lines: list[str]) -> list[str]:
+    """Of some seeds the lines with bytes that change in between."""
+    random = Random(f"damage {seed}")  # noqa: S311 # repeatable on purpose
+    found = list(lines)
+    if random.random() < 0.25:
+        for _ in range(random.randint(1, 4)):
+            at = random.randint(3, len(found))
+            found[at:at] = _damage(random, names)
+    return found
 
 
 def _regions(random: Random) -> int:
@@ -239,6 +251,14 @@ def _forget(random: Random, names: list[str]) -> list[str]:
     if lines[-1].startswith("write"):
         lines[-1] = f"write {name} {key} title=late"
     return [*lines, *_maybe_wait(random), *_heal(random, names)]
+
+
+def _damage(random: Random, names: list[str]) -> list[str]:
+    name, key, at = random.choice(names), random.choice(KEYS), random.randint(0, 200)
+    if random.random() < 0.5:
+        return [f"corrupt {name} {key} {at}", *_maybe_wait(random)]
+    rot = [f"flush {name}", "wait 20", f"rot {name} {key} {at}"]
+    return [*rot, f"kill {name}", *_maybe_wait(random), f"start {name}"]
 
 
 def _clock(random: Random, names: list[str]) -> list[str]:

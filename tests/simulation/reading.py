@@ -18,8 +18,10 @@ def check_reads(model: Model, region: Region) -> None:
     """All entities of a region are what its writes make them."""
     seen = model.held[region.name].writes
     for key in model.all_keys():
+        if region.damage.concerns(key):
+            continue
         check_entity(model, f"{region.name} reads", key, seen, region.get(key), region.hidden)
-    if region.journal.reads_all:
+    if region.journal.reads_all and not region.damage.pending:
         model.same_digest(region.name, region.digest())
     _check_tokens(model, region)
     region.stays.check(region)

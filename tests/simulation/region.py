@@ -15,10 +15,11 @@ from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.grants import Operation
-from mesh.replication.core.journal import Batch, Journal, Write
+from mesh.replication.core.journal import Batch, Journal, Visible, Write
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import Hearing
 from tests.simulation import residency
+from tests.simulation.damage import Damage
 from tests.simulation.disk import Disk, Record
 from tests.simulation.follower import Follower, Stream
 from tests.simulation.model import Violation
@@ -57,6 +58,7 @@ class Region:
         self.disk_ms = 2
         self.disk_full = False
         self.up = False
+        self.damage = Damage(self)
         self._life = 0
         self._same_disk = True
 
@@ -94,6 +96,7 @@ class Region:
             known=known,
             keys=keyring(self.name, recovered.keys),
         )
+        self.damage.started()
         self.hearing = Hearing(self.peers)
         self.serving: dict[Stream, None] = {}
         self.followers = {peer: Follower(self, peer) for peer in self.peers}
@@ -105,6 +108,7 @@ class Region:
         self.words: dict[str, Vector] = {peer: {} for peer in self.peers}
         self._unflushed = set(recovered.replayed)
         self._flushing: list[EntityKey] = []
+        self._held_back: set[EntityKey] = set()
         self._watermark = dict(recovered.vector)
         for follower in self.followers.values():
             follower.open()
@@ -287,9 +291,21 @@ class Region:
             return
         piece = self._flushing[-FLUSH_PIECE:]
         del self._flushing[-FLUSH_PIECE:]
-        committed = self.journal.committed
-        states = {entity: committed[entity] for entity in piece if entity in committed}
-        self.disk.flush(states, None if self._flushing else self._watermark)
+        integrity, committed = self.journal.integrity, self.journal.committed
+        kept = integrity.kept(piece)
+        self._held_back |= {
+            e
+            for e in piece
+            if not integrity.storable(e)
+            or (e in kept and e in committed and entities.fingerprint(e, committed[e]) != kept[e])
+        }
+        left = (e for e in piece if e in committed)
+        states = {e: committed[e] for e in left if e not in self._held_back}
+        whole = not self._flushing and not self._held_back
+        self.disk.flush(states, self._watermark if whole else None)
+        if not self._flushing:
+            self._unflushed |= self._held_back
+            self._held_back = set()
         if self._flushing and not self._busy:
             self.world.timeline.after(FLUSH_MS, self.living(self._flush_piece))
 
@@ -340,6 +356,8 @@ class Region:
                 follower.relay(lost)
         for follower in self.followers.values():
             follower.tick()
+            follower.settle()
+        self.damage.tick()
         self.pump()
         self.check_memory()
         if not self.world.disks_lost:  # what went with a disk was known, and is nowhere
@@ -358,6 +376,15 @@ class Region:
         most *= links.WINDOW_CHANGES + LARGEST_WRITE
         if waiting > most:
             raise Violation(f"{self.name} holds {waiting} changes that wait, beyond {most}")
+
+    def repaired(self, visible: Visible) -> None:
+        """A state was put in the place of one that was damaged."""
+        self._unflushed |= visible.after.keys()
+
+    @property
+    def linked(self) -> set[str]:
+        """The peers that are heard."""
+        return self._linked
 
     def fault(self, peer: str, fault: LinkFault) -> None:
         """A link ended with a typed error."""

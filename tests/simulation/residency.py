@@ -116,7 +116,7 @@ class Stays:
         for record in region.disk.records:
             for frame in record.frames:
                 search(f"the journal of {region.name}", frame.body)
-            for data in record.states.values():
+            for data, _ in record.states.values():
                 search(f"the state of {region.name}", data)
             for resident in record.residents.values():
                 search(f"the section of {region.name}", resident or b"", region.name)

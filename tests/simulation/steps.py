@@ -32,6 +32,8 @@ forget NAME                   drops the tombstones of old deletes that all have 
 age DAYS                      all wall clocks move on
 backup|restore NAME           keeps a copy of the disk; sets it back, and starts
 lose NAME                     an empty disk in its place, and starts
+corrupt NAME KEY N            a byte of what is in memory changes by itself
+rot NAME KEY N                a byte of a stored state does; a start reads it
 clock NAME MS                 moves the wall clock
 drift NAME PERCENT            the wall clock goes so much faster
 older|newer NAME              restarts with the older or the newest version and contract
@@ -58,6 +60,7 @@ from tests.simulation.model import Op, Violation
 from tests.simulation.reading import check_entity, check_reads
 from tests.simulation.region import Region
 from tests.simulation.world import World
+from tests.support.regions import CHANNEL
 
 Channel = channel_pb2.Channel
 _HIDDEN_FROM_OLDER = ("profile", "labels")
@@ -147,7 +150,7 @@ class Script:
         self, verb: str, name: str, keys: str, fields: Sequence[str], operation: str = ""
     ) -> None:
         region = self.world.regions[name]
-        if not region.up:
+        if not region.up or any(map(region.damage.concerns, keys.split(","))):
             return
         model = self.world.model
         seen = region.seen
@@ -315,6 +318,15 @@ class Script:
         region = self.world.regions[name]
         region.replace_disk([])
         region.start()
+
+    def do_corrupt(self, name: str, key: str, at: str) -> None:
+        region = self.world.regions[name]
+        if region.up:
+            region.damage.in_memory(key, int(at))
+
+    def do_rot(self, name: str, key: str, at: str) -> None:
+        self.world.regions[name].disk.rot((CHANNEL, key), int(at))
+        self.world.damaged.add((CHANNEL, key))
 
     def do_clock(self, name: str, milliseconds: str) -> None:
         self.world.regions[name].skew_ms += int(milliseconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from mesh.replication.core import entities
 from mesh.replication.core.clocks import covers
+from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import (
     ChainBroken,
     FormatUnknown,
@@ -46,6 +47,8 @@ class World:
         """How many were installed."""
         self.forgotten = 0
         """How many tombstones were dropped."""
+        self.damaged: set[EntityKey] = set()
+        """All that changed by itself somewhere."""
         self.paths = {(a, b): Path(self.timeline, a, b) for a in names for b in names if a != b}
         self.regions: dict[str, Region] = {}
         for name in names:
@@ -99,7 +102,11 @@ class World:
         regions = list(self.regions.values())
         vector = regions[0].journal.vector
         return all(
-            region.journal.quiet and region.journal.vector == vector for region in regions
+            region.journal.quiet
+            and region.journal.vector == vector
+            and not region.damage.pending
+            and not region.journal.integrity.damages.open(from_peers=True)
+            for region in regions
         ) and not any(
             # A change whose past went with several disks at once waits for ever, and is in no way.
             covers(vector, frame.dependencies) or not self.disks_lost

@@ -15,10 +15,11 @@ from mesh.replication.core import entities
 from mesh.replication.core.clocks import Origin, covers
 from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.frames import StoredFrame
-from mesh.replication.core.journal import Batch, Journal, Recovered, Write
+from mesh.replication.core.journal import Batch, Journal, Recovered, Visible, Write
 from mesh.replication.core.links import PeerView, Receiver, Sender
 from mesh.replication.core.reach import Hearing
 from mesh.replication.core.receipts import Receipt, ReceiptKey
+from mesh.replication.core.repair import repair
 from mesh.replication.schema import GroupSchema
 from tests.support.signing import keyring
 
@@ -110,6 +111,7 @@ class Region:
         self.log = MemoryLog()
         self.hearing = Hearing(peers)
         self.refused: list[Write] = []
+        self.repaired: list[Visible] = []
         self._batch: Batch | None = None
         self.start(Recovered(), 0)
 
@@ -160,6 +162,13 @@ class Region:
             assert covers(batch.vector, vector)
             return
         assert vector == batch.vector
+
+    def tend(self, now_ms: int) -> None:
+        """Scrubs and repairs, with all peers in reach."""
+        now_ms += 1_000_000 + self.skew_ms
+        self.journal.integrity.hash_changed(now_ms)
+        self.journal.integrity.scrub(now_ms)
+        self.repaired += repair(self.journal, self.log, self.peers, now_ms)
 
     def get(self, key: str) -> channel_pb2.Channel | None:
         state = self.journal.committed.get((CHANNEL, key))

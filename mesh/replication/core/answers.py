@@ -72,7 +72,7 @@ class Answers:
         integrity = self._journal.integrity
         copy = digest_pb2.EntityCopy(entity=entity_to_proto(entity))
         state = self._journal.committed.get(entity)
-        if integrity.suspect(entity, now_ms) or integrity.damages.in_memory(entity) is not None:
+        if integrity.suspect(entity, now_ms) or integrity.damages.wanted(entity) is not None:
             # Of two that differ each joins the other's; of one that is known to be damaged none.
             copy.damaged = not integrity.damages.is_divergence(entity)
         copy.parked = self._journal.parks(entity)
@@ -83,7 +83,9 @@ class Answers:
     def _frame(self, place: frame_pb2.Position) -> list[frame_pb2.Frame]:
         for frame in self._log.after(origin_from_proto(place.origin), place.sequence - 1, 1)[:1]:
             if frame.first == place.sequence:
-                return [frame_pb2.Frame(body=frame.body, hash=frame.hash)]
+                return [
+                    frame_pb2.Frame(body=frame.body, hash=frame.hash, signature=frame.signature)
+                ]
         return []
 
     def _listing(self, asked: digest_pb2.BucketRange) -> digest_pb2.RangeEntities:

@@ -25,7 +25,7 @@ from mesh.replication.core.clocks import Vector, covers, vector_from_proto, vect
 from mesh.replication.core.damage import DIVERGENCE, Offer
 from mesh.replication.core.digest import BUCKETS
 from mesh.replication.core.entities import EntityKey, EntityState, decode, join
-from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.frames import parse
 
 if TYPE_CHECKING:
     from mesh.replication.core.integrity import Integrity
@@ -78,6 +78,7 @@ class Comparison:
         self._proven_ms = 0
         self._began_ms = 0
         self._next_pass_ms = 0
+        self._next_wanted_ms = 0
         self._cursor = BUCKETS
         self._least: Vector | None = None
         self._pieces: list[Piece] = []
@@ -144,7 +145,7 @@ class Comparison:
             self._cursor = 0
             self._least = None
         inquiry = digest_pb2.Inquiry(id=self._id + 1)
-        self._want_damaged(inquiry)
+        self._want_damaged(inquiry, now_ms)
         later: list[Piece] = []
         for piece in self._pieces:
             ready = len(self._under_way) < _MOST_RANGES and _due(piece.ready_ms, now_ms)
@@ -173,10 +174,13 @@ class Comparison:
             self._under_way.append(Piece(self._cursor, end))
             self._cursor = end
 
-    def _want_damaged(self, inquiry: digest_pb2.Inquiry) -> None:
+    def _want_damaged(self, inquiry: digest_pb2.Inquiry, now_ms: int) -> None:
+        if not _due(self._next_wanted_ms, now_ms):
+            return
+        self._next_wanted_ms = now_ms + _SLOWEST_RETRY_MS
         wanted = [
             damage
-            for damage in self._integrity.damages.wanted()
+            for damage in self._integrity.damages.open(from_peers=True)
             if self._peer not in damage.offers and self._peer not in damage.frames
         ]
         for damage in wanted[:_MOST_WANTED]:
@@ -188,19 +192,18 @@ class Comparison:
                 inquiry.frames.append(frame_pb2.Position(origin=origin, sequence=first))
 
     def _take_offers(self, answer: digest_pb2.Answer) -> None:
-        open = self._integrity.damages.open
+        damages = self._integrity.damages
         for copy in answer.entities:
-            damage = open.get((False, (copy.entity.type, copy.entity.key)))
+            damage = damages.wanted((copy.entity.type, copy.entity.key))
             if damage is not None and not copy.damaged:
-                try:
-                    state = self._decoded(copy) if copy.state else None
-                except LinkFault:
-                    continue
+                state = self._decoded(copy) if copy.state else None
                 damage.offers[self._peer] = Offer(self._vector, state)
-        for damage in self._integrity.damages.wanted():
-            for frame in answer.frames:
-                if damage.frame is not None:
-                    damage.frames.setdefault(self._peer, frame)
+        for frame in answer.frames:
+            body = parse(frame.body, frame.hash, self._journal.known)
+            body.signature = frame.signature
+            damage = damages.wanted((body.origin, body.first))
+            if damage is not None:
+                damage.frames[self._peer] = body
 
     # Comparing.
 

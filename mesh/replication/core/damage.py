@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from isthmus.replication.v1 import digest_pb2, frame_pb2
+from isthmus.replication.v1 import digest_pb2
 
 from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState
+from mesh.replication.core.frames import Frame
 
 MEMORY = digest_pb2.CORRUPTION_KIND_MEMORY
 STORED_STATE = digest_pb2.CORRUPTION_KIND_STORED_STATE
@@ -39,9 +40,11 @@ class Damage:
     what: EntityKey | FramePlace
     found_ms: int
     detail: str
+    from_peers: bool
+    """Whether it takes other regions to repair it; else what is in memory is right."""
     repaired_ms: int | None = None
     offers: dict[str, Offer] = field(default_factory=dict)
-    frames: dict[str, frame_pb2.Frame] = field(default_factory=dict)
+    frames: dict[str, Frame] = field(default_factory=dict)
 
     @property
     def entity(self) -> EntityKey | None:
@@ -62,14 +65,14 @@ class Damage:
 
 
 class Damages:
-    """All that was found damaged. Of one entity, in memory or on disk, one is open at a time."""
+    """All that was found damaged; what is known already is not counted again."""
 
     def __init__(self) -> None:
         self.found = 0
         self.repaired = 0
-        self._open: dict[tuple[bool, EntityKey | FramePlace], Damage] = {}
+        self._open: dict[bool, dict[EntityKey | FramePlace, Damage]] = {True: {}, False: {}}
         self._mended: deque[Damage] = deque(maxlen=MOST_REMEMBERED)
-        self._unsaid: deque[Damage] = deque(maxlen=MOST_REMEMBERED)
+        self._unsaid: deque[str] = deque(maxlen=MOST_REMEMBERED)
 
     def add(
         self,
@@ -77,55 +80,56 @@ class Damages:
         what: EntityKey | FramePlace,
         now_ms: int,
         detail: str,
+        *,
+        from_peers: bool = True,
     ) -> None:
-        """Something is damaged; once it is known, finding it again adds nothing."""
-        key = (kind == STORED_STATE, what)
-        if key in self._open:
+        """Something is damaged."""
+        known = self._open[from_peers]
+        if what in known:
+            if kind == MEMORY:
+                known[what].kind = kind  # Its own state does not count any more.
             return
-        damage = self._open[key] = Damage(kind, what, now_ms, detail)
+        damage = known[what] = Damage(kind, what, now_ms, detail, from_peers)
         self.found += 1
-        self._unsaid.append(damage)
+        self._unsaid.append(f"damaged: {damage}")
 
     def mend(self, damage: Damage, now_ms: int) -> None:
         """It is repaired."""
-        if self._open.pop((damage.kind == STORED_STATE, damage.what), None) is not None:
+        if self._open[damage.from_peers].pop(damage.what, None) is not None:
             damage.repaired_ms = now_ms
             damage.offers.clear()
             damage.frames.clear()
             self.repaired += 1
             self._mended.append(damage)
-            self._unsaid.append(damage)
+            self._unsaid.append(f"repaired: {damage}")
 
-    def to_say(self) -> Iterator[Damage]:
-        """Those that were found or mended since this was asked last, for the log."""
+    def to_say(self) -> Iterator[str]:
+        """What was found and mended since this was asked last, for the log."""
         while self._unsaid:
             yield self._unsaid.popleft()
 
-    @property
-    def open(self) -> Mapping[tuple[bool, EntityKey | FramePlace], Damage]:
-        """Those that are not repaired, by whether it is a stored state, and what."""
-        return self._open
-
-    def in_memory(self, entity: EntityKey) -> Damage | None:
-        """An entity's damage that takes other regions' states to repair."""
-        return self._open.get((False, entity))
+    def wanted(self, what: EntityKey | FramePlace) -> Damage | None:
+        """The damage of an entity or a frame for which other regions are asked."""
+        return self._open[True].get(what)
 
     def is_divergence(self, entity: EntityKey) -> bool:
         """Whether an entity holds what was hashed, and another region holds something else."""
-        damage = self.in_memory(entity)
+        damage = self.wanted(entity)
         return damage is not None and damage.kind == DIVERGENCE
 
-    def stored(self) -> list[Damage]:
-        """Stored states that are damaged."""
-        return [damage for (stored, _), damage in self._open.items() if stored]
+    def open(self, *, from_peers: bool) -> list[Damage]:
+        """What is not repaired: what takes other regions, or what memory knows."""
+        return list(self._open[from_peers].values())
 
-    def wanted(self) -> list[Damage]:
-        """Those for which other regions are asked."""
-        return [damage for (stored, _), damage in self._open.items() if not stored]
+    @property
+    def mended(self) -> Sequence[Damage]:
+        """The newest of those that were repaired, the oldest first."""
+        return self._mended
 
     def status(self) -> list[digest_pb2.Corruption]:
         """What is open, and the newest that was mended; bounded."""
-        listed = [*list(self._open.values())[:MOST_LISTED], *reversed(self._mended)]
+        open = [*self._open[True].values(), *self._open[False].values()]
+        listed = [*open[:MOST_LISTED], *reversed(self._mended)]
         return [_to_proto(damage) for damage in listed[:MOST_LISTED]]
 
 

@@ -13,7 +13,7 @@ Changed entities are only noted; who needs a fingerprint pays for it then.
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from itertools import chain
 from zlib import crc32
 
@@ -111,7 +111,8 @@ class Digest:
     def reach(self, first: int, most: int) -> int:
         """Where a range ends that begins at `first` and holds `most` entities, or a bucket more."""
         held = 0
-        for bucket in self._numbers[bisect_left(self._numbers, first) :]:
+        for at in range(bisect_left(self._numbers, first), len(self._numbers)):
+            bucket = self._numbers[at]
             if held and held + len(self._buckets[bucket]) > most:
                 return bucket
             held += len(self._buckets[bucket])
@@ -141,10 +142,6 @@ class Digest:
         """The digest of a range of buckets: 32 bytes."""
         return _bytes(sum(self.part(entity) for entity in self.within(first, end)))
 
-    def is_stale(self, entity: EntityKey) -> bool:
-        """Whether an entity changed since it was hashed."""
-        return entity in self._stale
-
     def holds(self, entity: EntityKey) -> bool:
         """Whether an entity's state is still what was hashed, as far as anything was."""
         if entity in self._stale or entity not in self._parts:
@@ -152,8 +149,12 @@ class Digest:
         state = self._states.get(entity)
         return state is not None and fingerprint(entity, state) == self._parts[entity]
 
+    def kept(self, entity: EntityKey) -> int | None:
+        """The fingerprint of an entity that has not changed since it was hashed."""
+        return None if entity in self._stale else self._parts.get(entity)
+
     @property
-    def stale(self) -> Collection[EntityKey]:
+    def stale(self) -> Set[EntityKey]:
         """The entities that changed since they were hashed."""
         return self._stale
 

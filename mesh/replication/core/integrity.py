@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from isthmus.replication.v1 import digest_pb2
 
 from mesh.replication.core.budget import Budget
+from mesh.replication.core.clocks import milliseconds
 from mesh.replication.core.comparison import Comparison
-from mesh.replication.core.damage import MEMORY, Damages
+from mesh.replication.core.damage import MEMORY, STORED_STATE, Damages
 from mesh.replication.core.digest import BUCKETS, Digest
-from mesh.replication.core.entities import EntityKey
+from mesh.replication.core.entities import EntityKey, EntityState, fingerprint
 from mesh.replication.core.recent import Recent
 
 if TYPE_CHECKING:
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
 
 SCRUB_EVERY_MS = 5000
 """All in memory is hashed again at most so often; a large group takes longer, by its budget."""
+
+
+MOST_REPLACED = 20_000
+"""How many entities' states from before a change are kept until they are hashed again."""
 
 
 class Integrity:
@@ -36,19 +41,32 @@ class Integrity:
         self.passes = 0
         self._journal = journal
         self._comparisons: dict[str, Comparison] = {}
+        self._replaced: dict[EntityKey, list[tuple[EntityState, int]]] = {}
         self._bucket = BUCKETS
         self._next_pass_ms = 0
 
+    def damaged(self, entities: Mapping[EntityKey, str], now_ms: int) -> None:
+        """Entities whose stored state could not be read, and why."""
+        for entity, detail in entities.items():
+            self.damages.add(STORED_STATE, entity, now_ms, detail)
+
     def visible(self, visible: Visible) -> None:
         """A commit became visible."""
-        self.digest.touch(visible.after.keys())
-        self.recent.note(visible.frames, visible.after.keys())
+        touched = frozenset(visible.after)  # From a dict: this hashes nothing anew, nor do sets.
+        # What it came upon may have been damaged, and would not be seen any more.
+        for entity in touched - self.digest.stale:
+            before, kept = visible.before[entity], self.digest.kept(entity)
+            if before is not None and kept is not None and len(self._replaced) < MOST_REPLACED:
+                self._replaced.setdefault(entity, []).append((before, kept))
+        self.digest.touch(touched)
+        self.recent.note(visible.frames, touched)
 
     @property
     def busy(self) -> bool:
         """Whether there is more to hash or to compare than one slice."""
         return (
             bool(self.digest.stale)
+            or bool(self._replaced)
             or self._bucket < BUCKETS
             or any(comparison.under_way for comparison in self._comparisons.values())
         )
@@ -62,10 +80,35 @@ class Integrity:
 
     def suspect(self, entity: EntityKey, now_ms: int) -> bool:
         """Whether an entity in memory is not what was hashed; notes it then."""
+        if self._came_upon_damage(entity):
+            detail = "changes came upon its state in memory when that was not what was hashed"
+            self.damages.add(MEMORY, entity, now_ms, detail)
+            return True
         if self.digest.holds(entity):
             return False
         self.damages.add(MEMORY, entity, now_ms, "its state in memory is not what was hashed")
         return True
+
+    def _came_upon_damage(self, entity: EntityKey) -> bool:
+        return any(
+            fingerprint(entity, before) != kept for before, kept in self._replaced.pop(entity, ())
+        )
+
+    def storable(self, entity: EntityKey) -> bool:
+        """Whether an entity's state may be stored: not if it is known to be damaged."""
+        now_ms = milliseconds(self._journal.clock.last)
+        if entity in self._replaced and self.suspect(entity, now_ms):
+            return False
+        return self.damages.wanted(entity) is None
+
+    def kept(self, entities: Iterable[EntityKey]) -> dict[EntityKey, int]:
+        """The fingerprints of those that have not changed since they were hashed."""
+        found = {}
+        for entity in entities:
+            kept = self.digest.kept(entity)
+            if kept is not None:
+                found[entity] = kept
+        return found
 
     def scrub(self, now_ms: int) -> None:
         """Hashes again what was hashed, and compares; as much as the budget gives."""
@@ -85,8 +128,14 @@ class Integrity:
         self._bucket = end
         self.passes += end == BUCKETS
 
-    def hash_changed(self) -> None:
-        """Hashes what changed since it was hashed; as much as the budget gives."""
+    def hash_changed(self, now_ms: int) -> None:
+        """Hashes what changed since it was hashed, first as it was before.
+
+        As much as the budget gives.
+        """
+        while self._replaced and self.scrubbing.open:
+            with self.scrubbing.spending():
+                self.suspect(next(iter(self._replaced)), now_ms)
         while self.digest.stale and self.scrubbing.open:
             with self.scrubbing.spending():
                 self.digest.part(next(iter(self.digest.stale)))

@@ -240,6 +240,7 @@ class Journal:
         """The snapshots that others are given."""
         self.intake = Intake(recovered.staged, known)
         """The snapshot that this region is given."""
+        self.integrity.damaged(recovered.damaged, now_ms)
         lives = [origin for origin in self.vector if origin.region == region]
         self._home = home or min(region, *peers)
         self.members = members.of_state(self.committed.get(members.ENTITY), self._home)
@@ -646,6 +647,10 @@ class Journal:
         self.residents.drop(part for write in in_flight for part in write.residents)
         return dropped
 
+    def chain_end(self, origin: Origin) -> tuple[int, bytes]:
+        """How far an origin's frames go here, and the hash of the last."""
+        return self.vector.get(origin, 0), self._heads.get(origin, GENESIS)
+
     # What others are told, and what is mended by what others tell.
 
     def replace(self, entity: EntityKey, state: EntityState | None) -> Visible | None:
@@ -662,6 +667,8 @@ class Journal:
         visible = Visible()
         if state is not None:
             self.committed[entity] = after = state
+            if holds(state):
+                self._parked.add(entity)
         elif before is not None:
             after = before._replace(deleted=True, cells={})
             self.integrity.digest.forget((entity,))

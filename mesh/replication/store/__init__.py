@@ -13,6 +13,7 @@ from mesh.replication.core.frames import StoredFrame
 from mesh.replication.core.grants import Operation
 from mesh.replication.core.journal import Batch, Recovered
 from mesh.replication.core.receipts import Receipt, ReceiptKey
+from mesh.replication.store.scrubbing import Scrub
 
 ResidentField = tuple[str, bytes]
 """A HOME_REGION field: its entity's message type and the path of its cell."""
@@ -50,9 +51,14 @@ class Store(Protocol):
         """
 
     def flush(
-        self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None = None
-    ) -> None:
-        """Stores states of what is committed.
+        self,
+        states: Mapping[EntityKey, EntityState],
+        watermark: Mapping[Origin, int] | None = None,
+        kept: Mapping[EntityKey, int] | None = None,
+    ) -> set[EntityKey]:
+        """Stores states of what is committed; those with other fingerprints than `kept` are not.
+
+        Returns these; there is no watermark then.
 
         A `watermark` says that with these all states are stored as of that vector or later:
         recovery replays what is above it. Replay may meet changes that a state has already.
@@ -79,6 +85,9 @@ class Store(Protocol):
 
     def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
         """An origin's frames that end beyond a sequence number; at least one if there is any."""
+
+    def scrub(self) -> Scrub:
+        """A connection that reads again what is stored, from a third thread."""
 
     def receipt(self, actor: str, method: str, request_id: str) -> Receipt | None:
         """The kept result of an operation."""

@@ -45,7 +45,8 @@ from mesh.replication.store import (
     trimming,
 )
 from mesh.replication.store.conflicts import keep, kept
-from mesh.replication.store.states import state_row
+from mesh.replication.store.scrubbing import Scrub
+from mesh.replication.store.states import state_row, state_rows
 
 FORMAT = 1
 """The version of the tables, kept as `user_version`."""
@@ -191,10 +192,9 @@ class SqliteStore:
             " FROM positions"
         ).fetchall():
             positions[Origin(region, incarnation)] = Position(*rest)
-        states = (
-            ((row[0], row[1]), row[2], row[3])
-            for row in read("SELECT type, key, state, hash FROM states")
-        )
+        rows = read("SELECT CAST(type AS BLOB), CAST(key AS BLOB), state, hash FROM states")
+        # A damaged name need not be UTF-8.
+        states = (((_text(row[0]), _text(row[1])), row[2], row[3]) for row in rows)
         try:
             recovered = recover(states, positions, self._unflushed(), self._known)
         except FormatUnknown as fault:
@@ -318,22 +318,32 @@ class SqliteStore:
             operations.prune(cursor, now_ms)
 
     def flush(
-        self, states: Mapping[EntityKey, EntityState], watermark: Mapping[Origin, int] | None = None
-    ) -> None:
+        self,
+        states: Mapping[EntityKey, EntityState],
+        watermark: Mapping[Origin, int] | None = None,
+        kept: Mapping[EntityKey, int] | None = None,
+    ) -> set[EntityKey]:
         """Stores states of what is committed; see `mesh.replication.store.Store`."""
+        rows, refused = state_rows(states, kept or {})
         # Not synced by itself: a power cut may undo it, whole and in order, and the journal has it.
         with self._transaction("NORMAL") as cursor:
             cursor.executemany(
                 "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?)",
-                (state_row(entity, state) for entity, state in states.items()),
+                rows.values(),
             )
             cursor.executemany(
                 # A snapshot may have moved the watermark further meanwhile.
                 "UPDATE positions SET flushed = ?1, flushed_hash = (SELECT hash FROM frames"
                 " WHERE region = ?2 AND incarnation = ?3 AND last = ?1)"
                 " WHERE region = ?2 AND incarnation = ?3 AND flushed < ?1",
-                [(sequence, *origin) for origin, sequence in (watermark or {}).items()],
+                [] if refused else [(n, *origin) for origin, n in (watermark or {}).items()],
             )
+        return refused
+
+    def scrub(self) -> Scrub:
+        """A connection that reads again what is stored; see `mesh.replication.store.scrubbing`."""
+        with self._translated():
+            return Scrub(_connect(self._path), self._transaction, self._translated)
 
     def trim(self, below: Mapping[Origin, int], keep_bytes: int) -> bool:
         """Deletes some of the oldest frames; see `mesh.replication.store.Store`."""
@@ -498,6 +508,10 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 def _stored(row: tuple[int, str, int, int, int, bytes, bytes, bytes]) -> StoredFrame:
     return StoredFrame(row[0], Origin(row[1], row[2]), *row[3:])
+
+
+def _text(data: bytes) -> str:
+    return data.decode(errors="backslashreplace")
 
 
 def _paths(data: bytes) -> tuple[bytes, ...]:

@@ -253,7 +253,7 @@ async def test_commits_go_between_the_pieces_of_a_flush(
     steps: list[str] = []
     flush, commit = group._store.flush, group._store.commit
     monkeypatch.setattr(
-        group._store, "flush", lambda *given: (steps.append("flush"), flush(*given))
+        group._store, "flush", lambda *given: (steps.append("flush"), flush(*given))[1]
     )
     monkeypatch.setattr(
         group._store, "commit", lambda batch: (steps.append("commit"), commit(batch))

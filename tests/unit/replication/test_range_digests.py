@@ -55,7 +55,7 @@ def alter(region: Region, key: str, *, noticed: bool) -> None:
 def named(region: Region) -> dict[str, int]:
     return {
         damage.entity[1]: damage.kind
-        for damage in region.journal.integrity.damages.open.values()
+        for damage in region.journal.integrity.damages.open(from_peers=True)
         if damage.entity is not None
     }
 
@@ -185,7 +185,7 @@ def test_an_entity_that_is_missing_is_named() -> None:
 def test_scrubbing_names_what_is_not_what_was_hashed() -> None:
     region = populated(50, "eu").regions["eu"]
     integrity = region.journal.integrity
-    integrity.hash_changed()
+    integrity.hash_changed(0)
     integrity.scrub(0)
     assert integrity.passes == 1 and not integrity.damages.found
     alter(region, "c7", noticed=False)
@@ -212,7 +212,7 @@ def test_hashing_stays_within_its_budget(monkeypatch: pytest.MonkeyPatch) -> Non
     spent, slices = 0, 0
     while integrity.passes == 0:
         before = now
-        integrity.hash_changed()
+        integrity.hash_changed(0)
         integrity.scrub(0)
         assert now - before <= SLICE_NS + 50_000
         spent += now - before
@@ -242,7 +242,7 @@ def test_answers_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_region_gives_no_copy_of_what_it_knows_to_be_damaged() -> None:
     region = populated(3, "eu").regions["eu"]
-    region.journal.integrity.hash_changed()
+    region.journal.integrity.hash_changed(0)
     alter(region, "c1", noticed=False)
     names = [digest_pb2.EntityName(type=CHANNEL, key=key) for key in ("c0", "c1", "none")]
     good, bad, none = ask(region, digest_pb2.Inquiry(entities=names)).entities

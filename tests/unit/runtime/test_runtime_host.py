@@ -303,6 +303,8 @@ async def test_the_group_is_open_served_and_shown(channels: Running) -> None:
     page = metrics_page(channels.place)
     assert value(page, "isthmus_replication_entities") == 1
     assert value(page, "isthmus_replication_writes_total") == 1
+    assert value(page, "isthmus_replication_corruptions_found_total") == 0
+    assert value(page, "isthmus_replication_corruptions_repaired_total") == 0
     assert value(page, "isthmus_replication_changes_applied_total") == 1
     for metric in ("lag_changes", "lag_seconds", "lag_at_least", "silence_seconds", "connected"):
         for region in ("ap", "us"):

@@ -1,0 +1,53 @@
+"""Bugs of scrubbing, comparing and repairing that the simulation must find; see `bugs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+from mesh.replication.core import recovery, repair
+from mesh.replication.core.digest import Digest
+from mesh.replication.core.entities import checksum
+from mesh.replication.core.integrity import Integrity
+from mesh.replication.core.recent import Recent
+from tests.simulation import disk as disks
+from tests.simulation.bugs import _bug as bug
+
+
+@bug
+def scrubbing_trusts_what_it_remembers() -> Iterator[None]:
+    with patch.object(Digest, "holds", lambda self, entity: True):
+        yield
+
+
+@bug
+def a_change_hides_the_damage_that_it_comes_upon() -> Iterator[None]:
+    def forgotten(self: Integrity, entity: Any) -> bool:
+        self._replaced.pop(entity, None)
+        return False
+
+    with patch.object(Integrity, "_came_upon_damage", forgotten):
+        yield
+
+
+@bug
+def a_repair_forgets_what_only_the_journal_has() -> Iterator[None]:
+    with patch.object(repair, "_brought_up", lambda journal, log, entity, offer: offer.state):
+        yield
+
+
+@bug
+def checksums_of_stored_states_are_not_checked() -> Iterator[None]:
+    def recover(states: Any, *rest: Any) -> Any:
+        believed = ((e, data, checksum(e, data)) for e, data, _ in states)
+        return recovery.recover(believed, *rest)
+
+    with patch.object(disks, "recover", recover):
+        yield
+
+
+@bug
+def ranges_are_compared_whatever_touched_them() -> Iterator[None]:
+    with patch.object(Recent, "beyond", lambda self, vector: []):
+        yield
