@@ -53,12 +53,16 @@ def credentials(identity: Path) -> grpc.ChannelCredentials:
 
 
 async def status(
-    address: str, name: str, held: grpc.ChannelCredentials, path: str
+    address: str, name: str, held: grpc.ChannelCredentials, path: str, workload: str = ""
 ) -> tuple[grpc.StatusCode, str]:
-    """What a call with one empty message gets, whatever its kind; OK once anything came back."""
+    """What a call with one empty message gets, whatever its kind; OK once anything came back.
+
+    `workload` is whom it is for, where an edge cannot tell that by its path.
+    """
+    metadata = (("x-isthmus-workload", workload),) if workload else ()
     options = [("grpc.ssl_target_name_override", name), ("grpc.use_local_subchannel_pool", 1)]
     async with grpc.aio.secure_channel(address, held, options=options) as channel:
-        call = channel.unary_stream(path)(b"", timeout=1.5)
+        call = channel.unary_stream(path)(b"", timeout=1.5, metadata=metadata)
         try:
             await call.read()
         except grpc.aio.AioRpcError as error:
@@ -102,7 +106,7 @@ async def test_an_edge_carries_only_what_lists_a_role(
     }
     for role, folder in identities.items():
         held = credentials(folder)
-        code, details = await status(edge, "localhost", held, method.path)
+        code, details = await status(edge, "localhost", held, method.path, callee)
         if role not in method.callers.roles:
             assert code == grpc.StatusCode.PERMISSION_DENIED, f"{role}: {code.name} {details}"
         else:
