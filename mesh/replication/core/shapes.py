@@ -76,7 +76,10 @@ def pack(shape: Shape, deltas: Iterable[bytes]) -> bytes:
 
 
 def split(shape: Shape, content: bytes) -> Sequence[bytes]:
-    """The deltas in a content, in the order of its shape. Raises `ChainBroken` if not plain."""
+    """The deltas in a content, in the order of its shape.
+
+    Raises `ChainBroken` for a damaged one of a shape that is not plain.
+    """
     plain = places(shape)
     if plain is not None:
         return _fields(plain, content)
@@ -126,8 +129,10 @@ def _fields(plain: Mapping[int, int], content: bytes) -> list[bytes]:
 def tidy(shape: Shape, content: bytes) -> bytes:
     """A plain content without what its shape does not name: itself, if it came from anyone honest.
 
-    Told without telling its values apart, which takes three times as long.
+    Told without telling its values apart, which takes almost twice as long.
     """
+    # The walk is that of `_fields` once more: as a generator for both it cost half as much again
+    # there, and most of the time that is saved here.
     plain = places(shape)
     if plain is None:
         return content
