@@ -23,11 +23,12 @@ def scrubbing_trusts_what_it_remembers() -> Iterator[None]:
 
 @bug
 def a_change_hides_the_damage_that_it_comes_upon() -> Iterator[None]:
-    def forgotten(self: Integrity, entity: Any) -> bool:
-        self._replaced.pop(entity, None)
-        return False
+    real = Integrity._suspect
 
-    with patch.object(Integrity, "_came_upon_damage", forgotten):
+    def forgotten(self: Integrity, entity: Any, replaced: Any, now_ms: int) -> bool:
+        return real(self, entity, (), now_ms)
+
+    with patch.object(Integrity, "_suspect", forgotten):
         yield
 
 

@@ -125,6 +125,11 @@ class Digest:
             self._hash(entity)
         return 0 if entity in self.tombstones else self._parts.get(entity, 0)
 
+    def hash_next(self) -> None:
+        """Hashes one of those that changed."""
+        # Popped: to look for the first of a set that shrinks passes over all that are gone.
+        self._hash(self._stale.pop())
+
     def _hash(self, entity: EntityKey) -> None:
         state = self._states.get(entity)
         part = 0 if state is None else fingerprint(entity, state)

@@ -80,7 +80,12 @@ class Integrity:
 
     def suspect(self, entity: EntityKey, now_ms: int) -> bool:
         """Whether an entity in memory is not what was hashed; notes it then."""
-        if self._came_upon_damage(entity):
+        return self._suspect(entity, self._replaced.pop(entity, ()), now_ms)
+
+    def _suspect(
+        self, entity: EntityKey, replaced: Iterable[tuple[EntityState, int]], now_ms: int
+    ) -> bool:
+        if any(fingerprint(entity, before) != kept for before, kept in replaced):
             detail = "changes came upon its state in memory when that was not what was hashed"
             self.damages.add(MEMORY, entity, now_ms, detail)
             return True
@@ -88,11 +93,6 @@ class Integrity:
             return False
         self.damages.add(MEMORY, entity, now_ms, "its state in memory is not what was hashed")
         return True
-
-    def _came_upon_damage(self, entity: EntityKey) -> bool:
-        return any(
-            fingerprint(entity, before) != kept for before, kept in self._replaced.pop(entity, ())
-        )
 
     def storable(self, entity: EntityKey) -> bool:
         """Whether an entity's state may be stored: not if it is known to be damaged."""
@@ -135,10 +135,10 @@ class Integrity:
         """
         while self._replaced and self.scrubbing.open:
             with self.scrubbing.spending():
-                self.suspect(next(iter(self._replaced)), now_ms)
+                self._suspect(*self._replaced.popitem(), now_ms)
         while self.digest.stale and self.scrubbing.open:
             with self.scrubbing.spending():
-                self.digest.part(next(iter(self.digest.stale)))
+                self.digest.hash_next()
 
     def pairs(self, peers: Iterable[str], now_ms: int) -> list[digest_pb2.PairStatus]:
         """How this region compares with each peer."""
