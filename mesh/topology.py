@@ -57,6 +57,20 @@ class Region:
 
 
 @dataclass(frozen=True)
+class MemberSpec:
+    """How the members of each replication group are decided upon, and when one is marked.
+
+    `home` is the region that decides at first; empty for the first by name. One that was silent for
+    `silent_after` seconds, or for which more than `held_bytes` of journal are kept, is marked for
+    eviction.
+    """
+
+    home: str = ""
+    silent_after: int = 24 * 3600
+    held_bytes: int = 4 << 30
+
+
+@dataclass(frozen=True)
 class Topology:
     """Regions in the order of preference, and what runs in each."""
 
@@ -68,6 +82,7 @@ class Topology:
     media_root: Path
     origin: Address
     otlp: str | None
+    members: MemberSpec = MemberSpec()  # frozen
 
     def region(self, name: str) -> Region:
         """The region of that name. Raises `TopologyError` naming those that exist."""
@@ -166,7 +181,16 @@ class _Reader:
         self._known(
             top,
             "the file",
-            {"version", "trust_domain", "regions", "workloads", "devices", "media", "telemetry"},
+            {
+                "version",
+                "trust_domain",
+                "regions",
+                "workloads",
+                "devices",
+                "media",
+                "telemetry",
+                "members",
+            },
         )
         if top.get("version") != 1:
             raise self._error("version", "write `version: 1`")
@@ -186,6 +210,7 @@ class _Reader:
             media_root=(self._path.parent / self._text(media.get("root"), "media.root")).resolve(),
             origin=self._address(media.get("origin"), "media.origin"),
             otlp=None if otlp is None else str(self._address(otlp, "telemetry.otlp")),
+            members=self._members(top.get("members") or {}, [region.name for region in regions]),
         )
 
     def _regions(self, value: Any) -> list[Region]:
@@ -215,6 +240,22 @@ class _Reader:
                     )
             regions.append(region)
         return regions
+
+    def _members(self, value: Any, regions: list[str]) -> MemberSpec:
+        entry = self._mapping(value, "members")
+        self._known(entry, "members", {"home", "silent_after", "held_bytes"})
+        home = entry.get("home", regions[0])
+        if home not in regions:
+            raise self._error("members.home", f"write one of {', '.join(regions)}")
+        limits = {}
+        for name in ("silent_after", "held_bytes"):
+            if name in entry:
+                limit = entry[name]
+                if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
+                    unit = "seconds" if name == "silent_after" else "bytes"
+                    raise self._error(f"members.{name}", f"write a number of {unit}, at least 1")
+                limits[name] = limit
+        return MemberSpec(home, **limits)
 
     def _devices(self, value: Any, regions: set[str]) -> list[DeviceSpec]:
         if not isinstance(value, list):

@@ -9,7 +9,19 @@ from typing import Any
 
 import typer
 
-from mesh.cli import channels, demo, devices, down, local, mesh, overview, status, up, verify
+from mesh.cli import (
+    channels,
+    demo,
+    devices,
+    down,
+    local,
+    members,
+    mesh,
+    overview,
+    status,
+    up,
+    verify,
+)
 from mesh.cli.exits import Exit
 from mesh.cli.failures import explain
 from mesh.cli.terminal import printable
@@ -36,6 +48,7 @@ app.command("overview")(overview.overview)
 app.add_typer(channels.app, name="channels")
 app.add_typer(devices.app, name="devices")
 app.add_typer(local.app, name="local")
+app.add_typer(members.app, name="members")
 app.add_typer(mesh.app, name="mesh")
 
 

@@ -80,6 +80,16 @@ def _print(what: Table | str) -> None:
     sys.stdout.writelines(f"{line.rstrip(' ')}\n" for line in capture.get().split("\n")[:-1])
 
 
+def size(count: int) -> str:
+    """A number of bytes, in a unit that fits: `1.5 MiB`."""
+    amount = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if amount < 1024:
+            return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
+        amount /= 1024
+    return f"{amount:.1f} GiB"
+
+
 def duration(span: timedelta) -> str:
     """``850 ms``, ``12.3 s``, ``42 min``, ``5.1 h``."""
     seconds = span.total_seconds()

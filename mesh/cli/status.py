@@ -67,6 +67,7 @@ def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) 
 
 def _show(standings: list[Standing], found: list[Agreement]) -> None:
     from mesh.cli import output
+    from mesh.cli.memberships import remarks
 
     output.print_table(
         ("REGION", "WORKLOAD", "HEALTHY", "CERTIFICATE", "LAG", "DIGEST"),
@@ -90,6 +91,8 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
             print(line)
     for agreement in found:
         print(_sentence(agreement))
+    for line in remarks(s.status.group.members for s in standings if s.status is not None):
+        print(line)
 
 
 def _row(standing: Standing) -> tuple[str, ...]:

@@ -30,6 +30,11 @@ def derive(topology: Topology, folder: Path, bases: Sequence[int], *, otlp: str 
             for device in topology.devices
         ],
         "media": {"root": str(topology.media_root), "origin": f"127.0.0.1:{bases[-1]}"},
+        "members": {
+            "home": topology.members.home or topology.regions[0].name,
+            "silent_after": topology.members.silent_after,
+            "held_bytes": topology.members.held_bytes,
+        },
         **({"telemetry": {"otlp": otlp}} if otlp else {}),
     }
     path = folder / "mesh.yaml"

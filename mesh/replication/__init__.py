@@ -5,6 +5,7 @@ from mesh.replication.core.clocks import Origin
 from mesh.replication.errors import (
     AlreadyExists,
     BelowBound,
+    ClockAhead,
     DecisionRefused,
     DurabilityPending,
     EtagDamaged,
@@ -30,6 +31,7 @@ from mesh.replication.errors import (
 )
 from mesh.replication.feed import FeedServicer, follow_feed
 from mesh.replication.group import Applied, Group
+from mesh.replication.membership import Limits
 from mesh.replication.serve import LinkServicer
 from mesh.replication.signing import WorkloadSigning
 from mesh.replication.transaction import Transaction
@@ -54,6 +56,7 @@ __all__ = [
     "Batch",
     "BelowBound",
     "ChangeRecord",
+    "ClockAhead",
     "ConflictView",
     "DecisionRefused",
     "DurabilityPending",
@@ -63,6 +66,7 @@ __all__ = [
     "Group",
     "GroupClosed",
     "LastChange",
+    "Limits",
     "LinkServicer",
     "NotAMember",
     "NotFound",

@@ -24,6 +24,7 @@
     │   └── StoreBroken            it failed in a way that leaves its last commit in doubt
     ├── DurabilityPending          a write is durable here, and not yet in as many regions as asked
     ├── NotYetHere                 the region lacks what the caller has seen elsewhere
+    ├── ClockAhead                 the clock here is ahead of the peers': it takes no writes
     ├── NotAMember                 the region leaves its group or left it: it takes no writes
     ├── NotTheHome                 members are decided in another region
     ├── DecisionRefused            how a region stands does not allow that decision about it
@@ -43,6 +44,7 @@ from collections.abc import Mapping, Sequence
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import (
+    ClockAhead,
     DecisionRefused,
     EtagDamaged,
     NotAMember,
@@ -54,6 +56,7 @@ from mesh.replication.core.errors import (
 __all__ = [
     "AlreadyExists",
     "BelowBound",
+    "ClockAhead",
     "DecisionRefused",
     "DurabilityPending",
     "EtagDamaged",

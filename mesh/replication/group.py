@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import builtins
 import itertools
+import logging
 import secrets
 import threading
 import time
@@ -24,6 +25,7 @@ from mesh.replication.committer import Committer
 from mesh.replication.core import etags
 from mesh.replication.core.clocks import Origin, Vector, covers, milliseconds, vector_to_proto
 from mesh.replication.core.conflicts import Conflict
+from mesh.replication.core.drift import Drift
 from mesh.replication.core.entities import DELETE, EntityKey
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.grants import Claims, Operation
@@ -64,6 +66,8 @@ from mesh.replication.waiting import Waiting
 from mesh.replication.watch import Watcher
 
 M = TypeVar("M", bound=Message)
+
+_log = logging.getLogger("isthmus.replication")
 
 LINK_SERVICE = "isthmus.replication.v1.LinkService"
 HISTORY_KEPT = 1000
@@ -126,6 +130,7 @@ class Group:
         self._clock = clock
         self._monotonic = monotonic
         self._hearing = Hearing(peers, int(lost_after * 1000))
+        self.drift = Drift()
         self._last_heard: dict[str, int] = {}
         self._reachable: dict[str, bool] = {}
         self._linked: set[str] = set()
@@ -140,6 +145,8 @@ class Group:
             write=self.write,
             submit=self._submit,
             silence_ms=self.silence_ms,
+            reachable=lambda peer: self.reach()[peer].reachable,
+            ahead_ms=self.ahead_ms,
             now_ms=self.now_ms,
         )
         self._committing = Waiting()
@@ -212,9 +219,12 @@ class Group:
             raise
         # The time alone may come again, with a clock that is set back and a disk that is lost.
         salt = secrets.randbits(SALT_BITS)
+        process = secrets.randbits(64)
         keys = Keyring(name, signing, recovered.keys)
         now_ms = clock() // 1_000_000
-        journal = Journal(region, others, digest, recovered, now_ms, salt, home, known, keys)
+        journal = Journal(
+            region, others, digest, recovered, now_ms, salt, home, known, keys, process
+        )
         group = cls(
             name,
             journal,
@@ -345,7 +355,8 @@ class Group:
 
         If `change` raises, nothing is written. A repeat of a request id returns the first result
         without running `change`; of one that says so, and is not known here, the other regions are
-        asked first. Raises `WriteError`s; `RequestIdReused` if the id came with another request;
+        asked first. Raises `WriteError`s; `ClockAhead` and `NotAMember` while the region must not
+        write; `RequestIdReused` if the id came with another request;
         `OperationUnknown` if a region that may have done it cannot be asked within the deadline;
         `DurabilityPending` if the write is durable here, and not within the deadline in as many
         regions as the context asks for.
@@ -358,6 +369,7 @@ class Group:
             await self._reach_durability(dict(self.journal.vector), context)
             return repeated  # type: ignore[return-value] # what the first call returned
         self._committer.check_open()
+        self._check_clock(now_ms)
         self.journal.begin_write(now_ms)
         transaction = Transaction(self.journal, self._schema, context, now_ms)
         try:
@@ -377,6 +389,10 @@ class Group:
         self.writes_accepted += 1
         await self._reach_durability(position, context)
         return result
+
+    def _check_clock(self, now_ms: int) -> None:
+        written_ms = milliseconds(self.journal.clock.last)
+        self.drift.check(self.region, now_ms, written_ms, self._monotonic_ms())
 
     def _submit(
         self, change: Callable[[Transaction], None], context: WriteContext
@@ -547,6 +563,14 @@ class Group:
         """The clocks of the peers' newest heartbeats, to pass on."""
         return self._hearing.clocks
 
+    def showed(self, peer: str, wall_ms: int) -> None:
+        """A peer said what its wall clock shows."""
+        self.drift.heard(peer, wall_ms, self._monotonic_ms())
+
+    def ahead_ms(self) -> Mapping[str, int]:
+        """By peer heard lately, how far the wall clock here is ahead of its."""
+        return self.drift.ahead_ms(self.now_ms(), self._monotonic_ms())
+
     def silence_ms(self, peer: str) -> int | None:
         """For how long a peer has been silent; None if it was never heard."""
         return self._hearing.silence_ms(peer, self._monotonic_ms())
@@ -588,7 +612,8 @@ class Group:
             self.changes_applied += frame.count
             if self._on_applied is not None and frame.origin.region != self.region:
                 self._on_applied(self._applied(frame))
-        if self.members.look(visible):
+        for line in self.members.look():
+            _log.warning("group %s: %s", self.name, line)
             self._acknowledging.look()
         self._parked.look(visible)
         self._links.committed()
@@ -614,7 +639,10 @@ class Group:
         for tick in itertools.count():
             await asyncio.sleep(_TICK_SECONDS)
             if tick % _TICKS_OF_STATUS == 0:
+                self.members.mark()
                 self.status()
+            if self.journal.pass_time(self.now_ms()):
+                self._committer.wake()
             self._hand_over()
             self.members.follow_up()
             reach = self.reach()

@@ -56,6 +56,9 @@ class LinkedGroup(Protocol):
     def heard_of(self, clocks: Mapping[str, int]) -> None:
         """A heartbeat named these clocks."""
 
+    def showed(self, peer: str, wall_ms: int) -> None:
+        """A peer said what its wall clock shows."""
+
     def silence_ms(self, peer: str) -> int | None:
         """For how long a peer has been silent."""
 
@@ -293,6 +296,7 @@ class _Stream:
                     return  # the end of the stream
                 self._take(response)
         finally:
+            self._receiver.close()
             call.cancel()
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -314,6 +318,7 @@ class _Stream:
             self._group.frames_came()
         if message.HasField("heartbeat"):
             self._group.heard_of(self._follower.view.clocks)
+            self._group.showed(self._follower.peer, self._follower.view.wall_ms)
         if message.HasField("hello"):
             self.greeted.set()
             self._follower.greeted()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 from google.protobuf.duration_pb2 import Duration
 from isthmus.replication.v1 import member_pb2, members_pb2
@@ -16,7 +16,7 @@ from mesh.replication.core.clocks import Vector
 from mesh.replication.core.decisions import Deciding, Decision
 from mesh.replication.core.durable import Durable
 from mesh.replication.core.errors import DecisionRefused, NotTheHome
-from mesh.replication.core.journal import Journal, Visible
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.members import Members
 from mesh.replication.errors import NotFound
 from mesh.replication.transaction import Transaction
@@ -24,11 +24,20 @@ from mesh.replication.views import WriteContext
 
 _log = logging.getLogger("isthmus.replication")
 
-Write = Callable[[Callable[[Transaction], member_pb2.Members], WriteContext], Awaitable[object]]
+Change = Callable[[Transaction], member_pb2.Members]
+Write = Callable[[Change, WriteContext], Awaitable[object]]
 """A write that is waited for."""
 
-Submit = Callable[[Callable[[Transaction], None], WriteContext], asyncio.Future[Vector]]
+Submit = Callable[[Callable[[Transaction], None], WriteContext], "Queued"]
 """Queues a write."""
+
+
+class Queued(Protocol):
+    """A write that is under way."""
+
+    def done(self) -> bool:
+        """Whether it is over, one way or another."""
+
 
 _TYPE, _KEY = members.ENTITY
 
@@ -44,7 +53,7 @@ ENTITY = Entity(
             members.TABLE_FIELD,
             (members.TABLE_FIELD,),
             Merge.MAX,
-            ("generation", "home", "version"),
+            ("generation", "home", "incarnation", "version"),
         ),
     ),
     location=Location("isthmus/replication/v1/member.proto", 1),
@@ -63,7 +72,8 @@ class Limits:
 class Membership:
     """Who belongs to the group, and who decides it.
 
-    `silence_ms` says for how long a peer has been silent; None if it was never heard.
+    `silence_ms` says for how long a peer has been silent, None if it was never heard; `reachable`
+    whether it gives signs of life; `ahead_ms` how far the clock here is ahead of the peers'.
     """
 
     def __init__(
@@ -76,6 +86,8 @@ class Membership:
         write: Write,
         submit: Submit,
         silence_ms: Callable[[str], int | None],
+        reachable: Callable[[str], bool],
+        ahead_ms: Callable[[], Mapping[str, int]],
         now_ms: Callable[[], int],
     ) -> None:
         self.durable = Durable(journal.region, peers, journal.members, journal.vector)
@@ -86,13 +98,15 @@ class Membership:
         self._write = write
         self._submit = submit
         self._silence_ms = silence_ms
+        self._reachable = reachable
+        self._ahead_ms = ahead_ms
         self._now_ms = now_ms
         self._opened_ms = now_ms()
         self._own_context = WriteContext(actor=f"region/{journal.region}")
         self._held: dict[str, int] = {}
         self._marks: dict[str, list[members_pb2.MemberMark.ValueType]] = {}
         self._table = journal.members
-        self._following: asyncio.Future[Vector] | None = None
+        self._following: Queued | None = None
 
     @property
     def table(self) -> Members:
@@ -109,16 +123,35 @@ class Membership:
         Raises `NotTheHome`, `DecisionRefused`, `NotFound` for a region that is not configured, and
         what a write raises.
         """
+        await self._write(self.change(decision, region, context), context)
+        return self.status()
+
+    def change(self, decision: Decision, region: str, context: WriteContext) -> Change:
+        """The write that takes a decision. Raises as `decide`, now or when it runs."""
         self._configured(region)
 
         def change(transaction: Transaction) -> member_pb2.Members:
             table = self._look(transaction)
             if table.home != self._journal.region:
                 raise NotTheHome(self._name, self._journal.region, table.home)
-            return self._put(transaction, table, decision(table, region, self._by(context)))
+            after = decision(table, region, self._by(context))
+            self._check_former_lives()
+            return self._put(transaction, table, after)
 
-        await self._write(change, context)
-        return self.status()
+        return change
+
+    def _check_former_lives(self) -> None:
+        """What a former life of the home decided must be here, as far as any member can tell."""
+        unsure = [
+            peer
+            for peer in self._peers
+            if self.table.counts(peer) and self._reachable(peer) and not self._journal.whole(peer)
+        ]
+        if unsure:
+            raise DecisionRefused(
+                f"{self._journal.region} started lately and fetches what it may have lost from "
+                f"{', '.join(unsure)}, decisions about members among it: try again in a moment"
+            )
 
     async def move_home(
         self, to: str, context: WriteContext, *, force: bool
@@ -127,6 +160,11 @@ class Membership:
 
         Raises as `decide`.
         """
+        await self._write(self.change_of_home(to, force=force), context)
+        return self.status()
+
+    def change_of_home(self, to: str, *, force: bool) -> Change:
+        """The write that moves the home. Raises as `decide`, now or when it runs."""
         self._configured(to)
         region = self._journal.region
 
@@ -140,8 +178,7 @@ class Membership:
                 )
             return self._put(transaction, table, decisions.move_home(table, to))
 
-        await self._write(change, context)
-        return self.status()
+        return change
 
     def follow_up(self) -> None:
         """What the home decides by itself: who drained has left, who caught up has joined."""
@@ -168,7 +205,10 @@ class Membership:
         )
 
     def _by(self, context: WriteContext) -> Deciding:
-        return Deciding(context.actor, self._now_ms(), dict(self._journal.vector))
+        journal = self._journal
+        return Deciding(
+            context.actor, self._now_ms(), dict(journal.vector), journal.origin.incarnation
+        )
 
     def _configured(self, region: str) -> None:
         known = (self._journal.region, *self._peers)
@@ -190,27 +230,34 @@ class Membership:
                 transaction.set(message, "table")
         return message
 
-    def look(self, visible: Visible) -> bool:
-        """After a commit: takes note of what was decided. Returns whether anything was."""
+    def look(self) -> list[str]:
+        """After a commit: takes note of what was decided, and returns it for the log."""
         table = self._journal.members
         if table is self._table:
-            return False
+            return []
+        decided = []
         for region in (self._journal.region, *self._peers):
-            state, before = table.of(region), self._table.of(region)
-            if state != before:
-                _log.warning(
-                    "group %s: %s is %s, by decision %d of %s in %s",
-                    self._name, region, state.state.name, state.epoch, state.actor, table.home,
-                )  # fmt: skip
+            member = table.of(region)
+            if member != self._table.of(region):
+                decided.append(
+                    f"{region} is {member.state.name}, by {member.actor or 'a new home'} in "
+                    f"{table.home}"
+                )
+        if table.home != self._table.home:
+            decided.append(f"members are decided in {table.home} from now on")
         self._table = table
         self.durable.decided(table, self._journal.vector)
-        return True
+        return decided
 
     # Limits.
 
-    def mark(self, held_bytes: Mapping[str, int]) -> None:
-        """Marks the members that are beyond a limit; `held_bytes` is what is kept for each."""
-        self._held = dict(held_bytes)
+    def mark(self, held_bytes: Mapping[str, int] | None = None) -> None:
+        """Marks the members that are beyond a limit.
+
+        `held_bytes` is what is kept of the journal for each; None: as it was.
+        """
+        if held_bytes is not None:
+            self._held = dict(held_bytes)
         for peer in self._peers:
             marks = []
             if self.table.holds(peer):
@@ -243,11 +290,6 @@ class Membership:
             for peer in self._peers
             if self.table.remembered(peer)
         }
-
-    @property
-    def most_held(self) -> int:
-        """Beyond how many bytes nothing needs to be counted."""
-        return self._limits.held_bytes + 1
 
     def _silent_ms(self, peer: str) -> int:
         silence = self._silence_ms(peer)
@@ -283,6 +325,11 @@ class Membership:
         )
         if region == journal.region:
             found.start = members_pb2.LifeStart.ValueType(journal.start.value)
+        if region in (ahead := self._ahead_ms()):
+            found.clock_ahead.FromMilliseconds(ahead[region])
+        early = [ms for origin, ms in journal.early.items() if origin.region == region]
+        if early:
+            found.early.FromMilliseconds(max(early))
         for life, sequence in sorted(journal.vector.items()):
             if life.region == region:
                 found.lives.add(

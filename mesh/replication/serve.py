@@ -67,6 +67,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
             await context.write(core.error_message(fault))
         finally:
             group.commit_signals.discard(signal)
+            sender.close()
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 

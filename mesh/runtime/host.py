@@ -26,6 +26,7 @@ from mesh.place import Place, PlaceError
 from mesh.replication import (
     FeedServicer,
     Group,
+    Limits,
     LinkServicer,
     ReplicationError,
     WatchEvent,
@@ -227,7 +228,10 @@ class Host:
             peers=[region for region in self.regions if region != self.region],
             folder=self.place.data,
             clock=self.clock,
-            home=self.topology.region_names[0],
+            home=self.topology.members.home,
+            limits=Limits(
+                self.topology.members.silent_after * 1000, self.topology.members.held_bytes
+            ),
             on_applied=self._telemetry.applied,
             signing=WorkloadSigning(
                 name,

@@ -7,10 +7,11 @@ another region *links* to the spans of the writes in it, since a frame has no on
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import grpc
+from isthmus.replication.v1.members_pb2 import MemberStatus
 from opentelemetry import metrics, trace
 from opentelemetry.instrumentation.grpc import aio_client_interceptors, aio_server_interceptor
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -214,6 +215,33 @@ def _observe_group(meter: metrics.Meter, group: Group) -> None:
             [waiting(field)],
             unit="1" if field == "frames" else "By",
             description="What came and is not applied, by what it waits for.",
+        )
+
+    def members(value: Callable[[MemberStatus], float]) -> Any:
+        def observe(_: CallbackOptions) -> Iterable[Observation]:
+            status = group.status().members
+            return [
+                Observation(value(each), {"group": group.name, "peer": each.member.region})
+                for each in status.members
+                if each.member.region != status.region
+            ]
+
+        return observe
+
+    gauges: tuple[tuple[str, Callable[[MemberStatus], float], str, str], ...] = (
+        ("member_counts", lambda m: m.counts, "1", "Whether the region counts as a member."),
+        ("member_marks", lambda m: len(m.marks), "1", "Limits that the member is beyond."),
+        ("member_held", lambda m: m.held_bytes, "By", "Bytes of journal that the member lacks."),
+        (
+            "clock_ahead",
+            lambda m: _number(m.clock_ahead),
+            "s",
+            "How far the clock here is ahead of the region's.",
+        ),
+    )
+    for name, value, unit, text in gauges:
+        meter.create_observable_gauge(
+            f"isthmus_replication_{name}", [members(value)], unit=unit, description=text
         )
 
     def total(field: str) -> Any:

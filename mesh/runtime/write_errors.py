@@ -7,6 +7,7 @@ from mesh.replication import (
 )
 from mesh.replication import (
     BelowBound,
+    ClockAhead,
     DecisionRefused,
     DurabilityPending,
     EtagDamaged,
@@ -88,6 +89,8 @@ def from_replication(error: ReplicationError) -> RpcError:
             return FailedPrecondition(text, reason="NOT_THE_HOME", metadata={"home": error.home})
         case DecisionRefused():
             return FailedPrecondition(text, reason="DECISION_REFUSED")
+        case ClockAhead():
+            return FailedPrecondition(text, reason="CLOCK_AHEAD")
         case NotAMember():
             return FailedPrecondition(text, reason="NOT_A_MEMBER")
         case NotHome():

@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 from mesh.replication.core import (
     cells,
+    decisions,
     entities,
     frames,
     horizon,
@@ -28,13 +29,16 @@ from mesh.replication.core import (
 from mesh.replication.core.clocks import COUNTER_BITS, HybridClock, Origin
 from mesh.replication.core.columns import of_changes
 from mesh.replication.core.digest import Digest
+from mesh.replication.core.durable import Durable
 from mesh.replication.core.entities import UPSERT, EntityState
 from mesh.replication.core.grants import Claims
 from mesh.replication.core.journal import Batch, Journal
 from mesh.replication.core.lag import Lag
+from mesh.replication.core.members import Members, State
 from mesh.replication.core.signatures import Keyring, Verdict
 from mesh.replication.core.snapshots import Position
-from mesh.replication.schema import GroupSchema
+from mesh.replication.membership import ENTITY
+from mesh.replication.schema import FieldSchema, GroupSchema
 from mesh.replication.transaction import Transaction
 from tests.simulation.disk import Disk
 from tests.simulation.region import Region
@@ -42,6 +46,17 @@ from tests.simulation.repeats import Repeats
 
 Bug = Callable[[], Iterator[None]]
 BUGS: dict[str, Callable[[], Any]] = {}
+FOCUS = {
+    "a_repeat_asks_nobody": ("operation", "partition"),
+    "a_snapshot_holds_what_came_after_it": ("trim",),
+    "what_an_evicted_region_wrote_alone_is_dropped": ("members",),
+    "a_readmitted_region_counts_by_what_it_said_before": ("members", "kill"),
+    "an_evicted_region_is_linked": ("members",),
+    "a_former_home_is_not_fenced": ("members",),
+    "a_region_that_leaves_goes_on_writing": ("members",),
+    "a_region_has_left_before_the_others_have_what_it_wrote": ("members", "partition"),
+}
+"""The kinds of faults that show a bug which too few seeds show among all kinds."""
 
 
 def _bug(found: Bug) -> Bug:
@@ -304,6 +319,60 @@ def a_sender_skips_what_it_has_not_read() -> Iterator[None]:
 
 
 @_bug
+def what_an_evicted_region_wrote_alone_is_dropped() -> Iterator[None]:
+    real = Journal.receive
+
+    def receive(self: Journal, body: bytes, *rest: Any) -> Any:
+        frame = frames.parse(body, rest[0], self.known)
+        if self.members.of(frame.origin.region).state is State.JOINING:
+            return frame, False
+        return real(self, body, *rest)
+
+    with _replaced(Journal, "receive", receive):
+        yield
+
+
+@_bug
+def a_readmitted_region_counts_by_what_it_said_before() -> Iterator[None]:
+    def decided(self: Durable, table: Any, vector: Any) -> None:
+        self._members = table
+
+    with _replaced(Durable, "decided", decided):
+        yield
+
+
+@_bug
+def an_evicted_region_is_linked() -> Iterator[None]:
+    with _replaced(Members, "check_link", lambda self, region: None):
+        yield
+
+
+@_bug
+def a_former_home_is_not_fenced() -> Iterator[None]:
+    def rank(self: Any, message: Any) -> bytes:
+        if self.entity != ENTITY.name:
+            return real(self, message)
+        return bytes([message.table.version % 256, message.table.generation % 256])
+
+    real = FieldSchema.rank
+    with _replaced(FieldSchema, "rank", rank):
+        yield
+
+
+@_bug
+def a_region_that_leaves_goes_on_writing() -> Iterator[None]:
+    with _replaced(Members, "writes", lambda self, region: True):
+        yield
+
+
+@_bug
+def a_region_has_left_before_the_others_have_what_it_wrote() -> Iterator[None]:
+    always = _replaced(decisions, "handed_over", lambda *_: True)
+    with always, _replaced(decisions, "covers", lambda *_: True):
+        yield
+
+
+@_bug
 def tokens_name_too_little() -> Iterator[None]:
     real = tokens.reduced
 
@@ -335,9 +404,9 @@ def the_journal_is_cut_above_what_a_member_has() -> Iterator[None]:
 def a_snapshot_omits_the_heads_of_chains() -> Iterator[None]:
     real = Journal.capture
 
-    def capture(self: Journal, id: bytes, now_ms: int) -> Any:
+    def capture(self: Journal, id: bytes, now_ms: int, durable: Any) -> Any:
         with _replaced(Journal, "head", lambda *_: Position(1, bytes(32), 1)):
-            return real(self, id, now_ms)
+            return real(self, id, now_ms, durable)
 
     with _replaced(Journal, "capture", capture):
         yield

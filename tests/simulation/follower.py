@@ -128,6 +128,7 @@ class Stream:
     def leave_target(self) -> None:
         """The target's end is gone: nothing that comes is read."""
         self._follower.streams.pop(self, None)
+        self.receiver.close()
         self._down.drop()
 
     def tick(self) -> None:
@@ -155,7 +156,7 @@ class Stream:
         kind = message.WhichOneof("message")
         if kind == "heartbeat":
             target.hearing.heard_of(self._follower.view.clocks, now)
-        elif kind == "offer" and not target.world.disks_lost:
+        elif kind == "offer" and not target.world.may_be_past_the_horizon(target.name):
             raise Violation(f"{peer} lacks what {target.name} needs next")
         elif kind == "hello":
             self.greeted = True
@@ -184,7 +185,7 @@ class Stream:
             return
         source.refuse(lost)
         if not message.HasField("credit"):
-            source.words[self._target.name] = self._sender.durable
+            source.office.membership.durable.acknowledged(self._target.name, self._sender.durable)
         for answer in answers:
             self._down.send(answer)
         self.pump()
@@ -212,6 +213,8 @@ class Stream:
         return told
 
     def _carried(self, message: link_pb2.FollowResponse) -> link_pb2.FollowResponse:
+        if not self._source.journal.members.holds(self._target.name):
+            raise Violation(f"{self._source.name} links with {self._target.name}, which is out")
         path = self._source.world.paths[self._source.name, self._target.name]
         kind = message.WhichOneof("message")
         if not path.tampering or kind not in ("frame", "piece"):
@@ -232,6 +235,8 @@ class Stream:
     def leave_source(self, *, telling: bool = False) -> None:
         """The source's end is gone; `telling` if the target hears of it."""
         self._source.serving.pop(self, None)
+        if self._sender is not None:
+            self._sender.close()
         self._sender = None
         self._up.drop()
         if telling:

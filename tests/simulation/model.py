@@ -70,6 +70,7 @@ class Model:
         """By operation id, its attempts that were not answered by the result of another one."""
         self._disks_lost = False
         self._by_key: dict[str, int] = {}
+        self._written: dict[str, int] = {}
         self._numbers: dict[tuple[Origin, int], int] = {}
         self._digests: dict[int, tuple[str, bytes]] = {}
 
@@ -80,6 +81,14 @@ class Model:
         number = len(self._writes)
         self._writes.append(Planned([], seen | 1 << number))
         return number
+
+    def wrote(self, region: str, number: int) -> None:
+        """The write was made in this region."""
+        self._written[region] = self.written_in(region) | 1 << number
+
+    def written_in(self, region: str) -> int:
+        """The writes that were made in a region."""
+        return self._written.get(region, 0)
 
     def note(self, number: int, op: Op) -> None:
         """The write does this too."""

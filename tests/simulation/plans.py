@@ -6,7 +6,7 @@ everything happens hides what one fault alone shows; in some none happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from random import Random
 
 from tests.simulation.liar import LIES
@@ -17,14 +17,17 @@ LABELS = ("x", "y", "z")
 Maker = Callable[[Random, list[str]], list[str]]
 
 
-def plan(seed: int, most_regions: int = 100) -> list[str]:
-    """The lines of a seed."""
+def plan(seed: int, most_regions: int = 100, focus: Collection[str] = ()) -> list[str]:
+    """The lines of a seed; with a `focus`, of faults of these kinds alone, such as "trim"."""
     random = Random(f"isthmus {seed}")  # noqa: S311 # repeatable on purpose
     names = [f"r{n}" for n in range(min(most_regions, _regions(random)))]
     faults = [fault for fault in FAULTS if random.random() < 0.25]
     # Drawn apart, so that other seeds go on showing what they showed.
     if Random(f"isthmus lies {seed}").random() < 0.2:  # noqa: S311 # the same
         faults.append(_lie)
+    if focus:
+        kinds = (*FAULTS, _lie, _members, _operation)
+        faults = [fault for fault in kinds if fault.__name__.removeprefix("_") in focus]
     steps = random.randint(10, 60) if len(names) < 20 else 800 // len(names)
     lines = ["regions " + " ".join(names)]
     lines += [f"create {random.choice(names)} {KEYS[0]},{KEYS[1]} title=w0 labels=x", "wait 30"]
@@ -38,29 +41,19 @@ def plan(seed: int, most_regions: int = 100) -> list[str]:
             lines.append(f"read {random.choice(names)}")
         else:
             lines += random.choice(faults)(random, names)
-    lines = _damaged(seed, names, _with_operations(seed, lines, names))
+    if not focus:
+        _among(lines, Random(f"operations {seed}"), 0.3, _operation, names)  # noqa: S311 # as above
+        _among(lines, Random(f"damage {seed}"), 0.25, _damage, names)  # noqa: S311 # as above
+        _among(lines, Random(f"members {seed}"), 0.25, _members, names)  # noqa: S311 # as above
     return [*lines, "settle"]
 
 
-def _with_operations(seed: int, lines: list[str], names: list[str]) -> list[str]:
-    """A third of the seeds repeat operations too; the rest of a plan is as it is without them."""
-    random = Random(f"operations {seed}")  # noqa: S311 # repeatable on purpose
-    if random.random() < 0.3:
+def _among(lines: list[str], random: Random, share: float, make: Maker, names: list[str]) -> None:
+    """A share of the seeds has these too; the rest of a plan is as it is without them."""
+    if random.random() < share:
         for _ in range(random.randint(1, 4)):
             at = random.randint(3, len(lines))
-            lines[at:at] = _operation(random, names)
-    return lines
-
-
-def _damaged(seed: int, names: list[str], lines: list[str]) -> list[str]:
-    """Of some seeds the lines with bytes that change in between."""
-    random = Random(f"damage {seed}")  # noqa: S311 # repeatable on purpose
-    found = list(lines)
-    if random.random() < 0.25:
-        for _ in range(random.randint(1, 4)):
-            at = random.randint(3, len(found))
-            found[at:at] = _damage(random, names)
-    return found
+            lines[at:at] = make(random, names)
 
 
 def _regions(random: Random) -> int:
@@ -305,6 +298,54 @@ def _lie(random: Random, names: list[str]) -> list[str]:
     for _ in range(random.randint(1, 3)):
         lines += [_write(random, origin), *_maybe_wait(random)]
     return [*lines, f"wait {_pause(random)}"]
+
+
+def _evict(random: Random, names: list[str]) -> list[str]:
+    home, other = names[0], random.choice(names)
+    if random.random() < 0.2:
+        return [f"{random.choice(('evict', 'rejoin'))} {random.choice(names)} {other}"]
+    alone = [_write(random, other), *_maybe_wait(random)]
+    return [
+        f"isolate {other}",
+        *alone,
+        f"evict {home} {other}",
+        *alone,
+        *(["heal"] if random.random() < 0.5 else ()),
+        *_maybe_wait(random),
+        *([f"rejoin {home} {other}"] if random.random() < 0.5 else ()),
+    ]
+
+
+def _leave(random: Random, names: list[str]) -> list[str]:
+    home, other = names[0], random.choice(names)
+    if random.random() < 0.3:
+        return [f"{random.choice(('leave', 'join'))} {random.choice(names)} {other}"]
+    return [
+        *([f"partition {home} {other}"] if random.random() < 0.3 and home != other else ()),
+        f"leave {home} {other}",
+        _write(random, other),
+        *_maybe_wait(random),
+        _write(random, other),
+        *([f"join {home} {other}"] if random.random() < 0.3 else ()),
+    ]
+
+
+def _home(random: Random, names: list[str]) -> list[str]:
+    home, other = names[0], random.choice(names[1:])
+    if random.random() < 0.3:
+        return [f"home {home} {other}"]
+    return [
+        f"isolate {home}",
+        *(f"evict {home} {random.choice(names)}" for _ in range(random.randint(0, 3))),
+        f"home {other} {other}",
+        f"evict {other} {random.choice(names)}",
+        *_maybe_wait(random),
+        "heal",
+    ]
+
+
+def _members(random: Random, names: list[str]) -> list[str]:
+    return random.choice((_evict, _evict, _leave, _home))(random, names)
 
 
 FAULTS: tuple[Maker, ...] = (

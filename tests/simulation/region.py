@@ -10,12 +10,13 @@ from isthmus.channels.v1 import channel_pb2
 from mesh.replication import Transaction, WriteContext
 from mesh.replication.core import entities, horizon, links
 from mesh.replication.core.cells import SET
-from mesh.replication.core.clocks import Vector, covers
+from mesh.replication.core.clocks import covers
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.grants import Operation
 from mesh.replication.core.journal import Batch, Journal, Visible, Write
+from mesh.replication.core.members import State
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import Hearing
 from tests.simulation import residency
@@ -23,6 +24,7 @@ from tests.simulation.damage import Damage
 from tests.simulation.disk import Disk, Record
 from tests.simulation.follower import Follower, Stream
 from tests.simulation.model import Violation
+from tests.simulation.office import Office
 from tests.simulation.repeats import Repeats
 from tests.support.regions import CHANNEL, SCHEMA
 from tests.support.signing import keyring
@@ -95,9 +97,11 @@ class Region:
             self._life,
             known=known,
             keys=keyring(self.name, recovered.keys),
+            process=self._life,
         )
         self.damage.started()
         self.hearing = Hearing(self.peers)
+        self.office = Office(self)
         self.serving: dict[Stream, None] = {}
         self.followers = {peer: Follower(self, peer) for peer in self.peers}
         self.repeats = Repeats(self)
@@ -105,7 +109,6 @@ class Region:
         self._linked: set[str] = set()
         self._busy = self._installing = False
         self.stability = horizon.Stability()
-        self.words: dict[str, Vector] = {peer: {} for peer in self.peers}
         self._unflushed = set(recovered.replayed)
         self._flushing: list[EntityKey] = []
         self._held_back: set[EntityKey] = set()
@@ -191,6 +194,9 @@ class Region:
         """Queues a write under its number in the model; `stays` is what it keeps in the region."""
         now_ms = self.wall_ms
         self.journal.begin_write(now_ms)
+        if self.journal.members.of(self.name).state in (State.LEAVING, State.LEFT):
+            raise Violation(f"{self.name} takes writes, though it leaves or has left")
+        self.world.model.wrote(self.name, number)
         transaction = Transaction(
             self.journal, self.schema, WriteContext(actor=str(number)), now_ms
         )
@@ -207,8 +213,12 @@ class Region:
         self.world.timeline.after(SLOWEST_ACK_MS, done)
         self.commit()
 
+    def writing(self, number: int) -> bool:
+        """Whether a write is neither stored nor refused yet."""
+        return any(1 << number == each for _, each in self._pending.values())
+
     def _check_done(self, number: int, bit: int) -> None:
-        if bit and any(bit == each for _, each in self._pending.values()) and not self.disk_full:
+        if bit and self.writing(number) and not self.disk_full:
             raise Violation(f"{self.name} has not answered write {number} for {SLOWEST_ACK_MS} ms")
 
     def refuse(self, writes: list[Write]) -> None:
@@ -249,6 +259,9 @@ class Region:
             _, bit = self._pending.pop(id(write))
             self.world.model.acknowledged |= bit
             self.stays.ended(write, stored=True)
+            self.office.acknowledged(bit.bit_length() - 1)
+        self.refuse(visible.lost)
+        self.office.look()
         for follower in self.followers.values():
             follower.settle()
         self.pump()
@@ -313,10 +326,12 @@ class Region:
         """Cuts the journal as far as it may be."""
         if not self.up:
             return
-        below = horizon.least(self.journal.vector, self.words.values())
+        below = horizon.least(self.journal.vector, self.office.membership.behind().values())
         cut = self.disk.trim(self.journal.captures.pinned(below, self.wall_ms))
         for other in self.world.regions.values():
-            if not self.world.disks_lost and not covers(other.disk.vector(), cut):
+            if self.world.disks_lost or not self.journal.members.holds(other.name):
+                continue
+            if not covers(other.disk.vector(), cut):
                 raise Violation(f"{self.name} cuts what {other.name} has not on disk yet")
 
     def forget(self) -> None:
@@ -326,14 +341,16 @@ class Region:
         journal = self.journal
         journal.digest()  # tombstones are known once they are hashed
         flushed = self.disk.flushed()
-        if not self.stability.look(journal.vector, journal.seen.clocks, self.words, flushed):
+        words = self.office.membership.words()
+        if not self.stability.look(journal.vector, journal.seen.clocks, words, flushed):
             return
         tombstones = {e: journal.committed[e] for e in journal.integrity.digest.tombstones}
         dropped = journal.forget(tombstones, self.stability.clocks, self.wall_ms)
         self.disk.forget(dropped)
         self.world.forgotten += len(dropped)
         for other in self.world.regions.values():
-            for entity in dropped if other.up and not self.world.disks_lost else ():
+            may = other.up and not self.world.disks_lost and journal.members.remembered(other.name)
+            for entity in dropped if may else ():
                 state = other.journal.committed.get(entity)
                 ended = tombstones[entity].generation
                 if state is not None and not state.deleted and state.generation <= ended:
@@ -359,6 +376,9 @@ class Region:
             follower.settle()
         self.damage.tick()
         self.pump()
+        if self.journal.pass_time(self.wall_ms):
+            self.commit()
+        self.office.membership.follow_up()
         self.check_memory()
         if not self.world.disks_lost:  # what went with a disk was known, and is nowhere
             self.world.made.check(self)

@@ -13,6 +13,7 @@ from google.protobuf.message import Message
 
 from mesh.contracts.model import Entity, Field, Merge
 from mesh.replication.core.journal import Write
+from mesh.replication.membership import ENTITY as MEMBERS
 from mesh.replication.residency import whole
 from mesh.replication.schema import GroupSchema
 from tests.simulation.model import Violation
@@ -37,12 +38,12 @@ def _entities(*without: str, stays: bool) -> list[Entity]:
 
 def newest() -> GroupSchema:
     """The merge schema of the newest contract."""
-    return GroupSchema(_entities(stays=True))
+    return GroupSchema((*_entities(stays=True), MEMBERS))
 
 
 def older() -> GroupSchema:
     """That of one which does not have two of the fields yet, and sends this one everywhere."""
-    return GroupSchema(_entities("profile", "labels", stays=False))
+    return GroupSchema((*_entities("profile", "labels", stays=False), MEMBERS))
 
 
 NEWEST = newest()

@@ -37,6 +37,9 @@ rot NAME KEY N                a byte of a stored state does; a start reads it
 clock NAME MS                 moves the wall clock
 drift NAME PERCENT            the wall clock goes so much faster
 older|newer NAME              restarts with the older or the newest version and contract
+evict|rejoin NAME OTHER       asks NAME to decide so about OTHER; no effect if it must not
+leave|join NAME OTHER
+home NAME TO                  asks NAME to move the decisions to TO; by force if that is itself
 settle                        ends all faults, waits until all are equal, then upgrades all
 check KEY F=V...|deleted      the same in every region
 check equal                   digests and vectors
@@ -52,7 +55,7 @@ from unittest.mock import patch
 
 from isthmus.channels.v1 import channel_pb2
 
-from mesh.replication import AlreadyExists, NotFound, NotReplicated, Transaction
+from mesh.replication import AlreadyExists, NotAMember, NotFound, NotReplicated, Transaction
 from mesh.replication.core import generations, snapshots
 from tests.simulation import residency
 from tests.simulation.liar import LIES
@@ -185,6 +188,9 @@ class Script:
             model.note(number, op)
         try:
             region.write(number, change, stays)
+        except NotAMember:
+            if region.journal.members.writes(name):
+                raise
         except (AlreadyExists, NotFound) as error:
             if may:
                 raise Violation(f"refused without a reason: {error}") from error
@@ -342,6 +348,28 @@ class Script:
 
     def do_newer(self, name: str) -> None:
         self.world.regions[name].run_version(newest=True)
+
+    def do_evict(self, name: str, other: str) -> None:
+        self._decide("evict", name, other)
+
+    def do_rejoin(self, name: str, other: str) -> None:
+        self._decide("rejoin", name, other)
+
+    def do_leave(self, name: str, other: str) -> None:
+        self._decide("leave", name, other)
+
+    def do_join(self, name: str, other: str) -> None:
+        self._decide("join", name, other)
+
+    def _decide(self, verb: str, name: str, other: str) -> None:
+        region = self.world.regions[name]
+        if region.up:
+            region.office.decide(verb, other)
+
+    def do_home(self, name: str, to: str) -> None:
+        region = self.world.regions[name]
+        if region.up:
+            region.office.move_home(to)
 
     def do_settle(self) -> None:
         self.world.settle()

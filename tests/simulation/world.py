@@ -15,9 +15,11 @@ from mesh.replication.core.errors import (
     WrongGroup,
     WrongRegion,
 )
+from mesh.replication.core.members import State
 from tests.simulation.lagging import Made
 from tests.simulation.model import Model, Violation
 from tests.simulation.network import Path, Timeline
+from tests.simulation.office import Ledger
 from tests.simulation.reading import check_reads
 from tests.simulation.region import Region
 
@@ -32,6 +34,7 @@ _NEVER = (
 )
 SETTLED_WITHIN_MS = 60_000
 _STEP_MS = 50
+_ASK_AGAIN_MS = 2000
 
 
 class World:
@@ -41,6 +44,7 @@ class World:
         self.timeline = Timeline()
         self.model = Model(names)
         self.made = Made()
+        self.ledger = Ledger()
         self.tampered = False
         self.disks_lost = False
         self.snapshots = 0
@@ -60,6 +64,10 @@ class World:
         """A link ended with a typed error; some of them no honest fault explains."""
         if isinstance(fault, _NEVER) and not self.tampered:
             raise Violation(f"{region}, link with {peer}: {type(fault).__name__}: {fault}")
+
+    def may_be_past_the_horizon(self, region: str) -> bool:
+        """Whether journals may have been cut above what a region has."""
+        return self.disks_lost or region in self.ledger.out
 
     def heal(self) -> None:
         """All paths carry again."""
@@ -93,13 +101,29 @@ class World:
 
     def _even_out(self) -> None:
         end = self.timeline.now + SETTLED_WITHIN_MS
+        asked_at = 0
         while not self._even():
+            if self.timeline.now >= asked_at:
+                asked_at = self.timeline.now + _ASK_AGAIN_MS
+                self._take_all_in()
             if self.timeline.now >= end:
                 raise Violation(f"the regions are not equal {SETTLED_WITHIN_MS} ms after the end")
             self.timeline.run(_STEP_MS)
 
+    def _take_all_in(self) -> None:
+        """Every region that decides takes in again whoever is out."""
+        for region in self.regions.values():
+            table = region.journal.members
+            for name, member in table.decided.items():
+                if table.home == region.name and member.state is not State.JOINED:
+                    region.office.decide("rejoin", name)
+                    region.office.decide("join", name)
+
     def _even(self) -> bool:
         regions = list(self.regions.values())
+        members = regions[0].journal.members
+        if any(each.state is not State.JOINED for each in members.decided.values()):
+            return False
         vector = regions[0].journal.vector
         return all(
             region.journal.quiet
@@ -130,7 +154,10 @@ class World:
         for region, other in zip(regions[1:], bytes_of[1:], strict=True):
             if other != bytes_of[0]:
                 raise Violation(f"{region.name} and {regions[0].name} hold different bytes")
+        highest = self.ledger.highest(self.model.acknowledged)
         for region in regions:
+            if highest is not None and region.journal.members.rank < highest:
+                raise Violation(f"{region.name} does not know the last decision on members")
             self.model.same_digest(region.name, region.digest())
         check_reads(self.model, regions[0])
         for region in regions:

@@ -20,6 +20,7 @@ from mesh.replication.core.links import PeerView, Receiver, Sender
 from mesh.replication.core.reach import Hearing
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.repair import repair
+from mesh.replication.membership import ENTITY as MEMBERS
 from mesh.replication.schema import GroupSchema
 from tests.support.signing import keyring
 
@@ -64,7 +65,7 @@ def contract(*without: str, history: bool = True) -> Contract:
     return Contract(services={}, entities={CHANNEL: entity}, group_digests={"channels": b"digest"})
 
 
-SCHEMA = GroupSchema(contract().group_entities("channels"))
+SCHEMA = GroupSchema((*contract().group_entities("channels"), MEMBERS))
 
 
 class MemoryLog:

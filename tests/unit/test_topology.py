@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mesh.topology import Address, TopologyError, load
+from mesh.topology import Address, MemberSpec, TopologyError, load
 
 GOOD = """\
 version: 1
@@ -117,3 +117,23 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 def test_an_unknown_region_is_told_which_exist(tmp_path: Path) -> None:
     with pytest.raises(TopologyError, match="eu, us, ap"):
         load(write(tmp_path, GOOD)).edge("mars")
+
+
+def test_members_are_decided_in_the_first_region_unless_said(tmp_path: Path) -> None:
+    assert load(write(tmp_path, GOOD)).members == MemberSpec("eu")
+    given = GOOD + "members: {home: us, silent_after: 60, held_bytes: 1000}\n"
+    assert load(write(tmp_path, given)).members == MemberSpec("us", 60, 1000)
+
+
+@pytest.mark.parametrize(
+    "members, message",
+    [
+        ("{home: mars}", r"members\.home: write one of eu, us, ap"),
+        ("{silent_after: 0}", r"members\.silent_after: write a number of seconds"),
+        ("{held_bytes: much}", r"members\.held_bytes: write a number of bytes"),
+        ("{limit: 3}", "limit"),
+    ],
+)
+def test_limits_that_cannot_be_are_refused(tmp_path: Path, members: str, message: str) -> None:
+    with pytest.raises(TopologyError, match=message):
+        load(write(tmp_path, GOOD + f"members: {members}\n"))

@@ -225,7 +225,7 @@ class Comparison:
                 if piece.restless:
                     self._by_states(piece, copies, now_ms)
                 elif piece.listed and piece.first in lists:
-                    self._by_list(piece, lists[piece.first], touched, now_ms)
+                    self._by_list(piece, lists[piece.first], touched, beyond, now_ms)
                 elif not piece.listed and piece.first in sums:
                     restless += bool(touched)
                     rested += not touched
@@ -268,7 +268,12 @@ class Comparison:
                 self._pieces.append(piece)
 
     def _by_list(
-        self, piece: Piece, told: digest_pb2.RangeEntities, touched: set[EntityKey], now_ms: int
+        self,
+        piece: Piece,
+        told: digest_pb2.RangeEntities,
+        touched: set[EntityKey],
+        beyond: list[Touched],
+        now_ms: int,
     ) -> None:
         if not self._shorten(piece, told.range.end):
             self._again(piece, now_ms)
@@ -278,10 +283,14 @@ class Comparison:
         unread = {(e.entity.type, e.entity.key) for e in told.entities if e.parked}
         if self.parked:  # what a change of an unknown kind created may be missing there
             unread |= set(digest.within(piece.first, piece.end)) - theirs.keys()
+        mine = set(digest.within(piece.first, piece.end))
+        # Deleted beyond the peer's vector, and the tombstone is dropped already.
+        gone = {e for e in theirs.keys() - mine if any(e in each.entities for each in beyond)}
         differing = [
             entity
-            for entity in theirs.keys() | set(digest.within(piece.first, piece.end))
+            for entity in theirs.keys() | mine
             if entity not in touched
+            and entity not in gone
             and entity not in unread
             and not self._journal.parks(entity)
             and digest.part(entity) != int.from_bytes(theirs.get(entity, b""), "big")

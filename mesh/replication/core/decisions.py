@@ -22,11 +22,15 @@ from mesh.replication.core.members import Member, Members, State, handed_over
 
 @dataclass(frozen=True)
 class Deciding:
-    """Who decides, when (milliseconds since 1970), and what the home has then."""
+    """Who decides, when (milliseconds since 1970), and what the home has then.
+
+    `incarnation` is that of the home's present life.
+    """
 
     actor: str
     time_ms: int
     positions: Vector
+    incarnation: int
 
 
 @dataclass(frozen=True)
@@ -101,11 +105,11 @@ def move_home(members: Members, to: str) -> Members:
     """Moves the decisions to another region; fences what the former home still decides."""
     if members.home == to:
         return members
-    if not members.counts(to):
+    if members.of(to).state is not State.JOINED:
         raise DecisionRefused(
             f"{to} is {members.of(to).state.name}: the home of decisions must be a member"
         )
-    return replace(members, generation=members.generation + 1, home=to, version=1)
+    return replace(members, generation=members.generation + 1, home=to, incarnation=0, version=1)
 
 
 def follow_up(
@@ -144,7 +148,10 @@ def _decided(members: Members, region: str, state: State, by: Deciding) -> Membe
     epoch = members.of(region).epoch + 1
     member = Member(state, epoch, dict(by.positions), by.actor, by.time_ms)
     return replace(
-        members, version=members.version + 1, decided={**members.decided, region: member}
+        members,
+        incarnation=max(members.incarnation, by.incarnation),
+        version=members.version + 1,
+        decided={**members.decided, region: member},
     )
 
 

@@ -55,8 +55,9 @@ class Durable:
         The latest word counts, also if it is less: the peer then lost its disk.
         """
         if peer in self._peers:
-            self._acknowledged[peer] = dict(vector)
-            self._first.setdefault(peer, self._acknowledged[peer])
+            latest = self._acknowledged[peer] = dict(vector)
+            if not covers(latest, self._first.setdefault(peer, latest)):
+                self._first[peer] = latest
 
     def holders(self, positions: Mapping[Origin, int]) -> list[str]:
         """The members that hold all of these positions; this one does, which wrote them."""

@@ -64,7 +64,7 @@ class FormatUnknown(LinkFault):
 
 
 class ClockAhead(LinkFault):
-    """A frame comes from the future."""
+    """A clock is ahead of the others': a write, or a snapshot, would be from the future."""
 
     reason = link_pb2.LINK_ERROR_REASON_CLOCK_AHEAD
     remedy = "set the clock of the region whose time is wrong"
@@ -99,6 +99,16 @@ class Left(LinkFault):
 
     reason = link_pb2.LINK_ERROR_REASON_LEFT
     remedy = "take the region in again with `isthmus members join REGION`"
+
+
+class RegionClaimedTwice(LinkFault):
+    """Two processes that run at the same time claim to be one region."""
+
+    reason = link_pb2.LINK_ERROR_REASON_REGION_CLAIMED_TWICE
+    remedy = (
+        "stop one of the two: look for a copy of the region's store, or for an old instance beside "
+        "its replacement; what either wrote is kept"
+    )
 
 
 class NotAMember(ReplicationError):

@@ -46,10 +46,10 @@ class Giving:
         return [link_pb2.FollowResponse(offer=snapshot_pb2.SnapshotOffer(vector=vector))]
 
     def asked(
-        self, message: snapshot_pb2.SnapshotRequest, now_ms: int
+        self, message: snapshot_pb2.SnapshotRequest, now_ms: int, durable: Mapping[Origin, int]
     ) -> list[link_pb2.FollowResponse]:
-        """The receiver takes the offer: says what comes."""
-        self._capture = self._journal.capture(message.id, now_ms)
+        """The receiver, which has `durable`, takes the offer: says what comes."""
+        self._capture = self._journal.capture(message.id, now_ms, durable)
         header = self._capture.header
         known = message.id == header.id and self._capture.has(message.pieces)
         self._next = message.pieces if known else 0

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from mesh.replication.core import generations, members
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import (
+    COUNTER_BITS,
     MAX_AHEAD_MS,
     HybridClock,
     Origin,
@@ -29,7 +30,6 @@ from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState, join
 from mesh.replication.core.errors import (
     ChainBroken,
-    ClockAhead,
     NotAMember,
     RestoredBackup,
     WrongRegion,
@@ -62,6 +62,7 @@ from mesh.replication.core.snapshots import (
     Staging,
     snapshot_id,
 )
+from mesh.replication.core.speakers import Speakers
 
 SALT_BITS = 16
 """Of an incarnation, how many bits at its end are chosen by chance; before them its first time."""
@@ -189,7 +190,8 @@ class Journal:
     `salt` is chosen by chance, for the incarnations that it takes (`SALT_BITS`). `home` is the
     region that decides about members until something is decided; the same in all regions. What
     comes and is not `known` is parked. `keys` signs what is written here, and checks what is
-    relayed; without it no relayed frame is taken.
+    relayed; without it no relayed frame is taken. `process` tells this
+    process from another under the same name; 0: it does not say.
 
     `committed` and `vector` always belong together. An origin's tail is vouched for by all peers
     before it is continued: a write that comes earlier goes under a new incarnation, so that a
@@ -207,11 +209,15 @@ class Journal:
         home: str = "",
         known: Known = KNOWN,
         keys: Keyring | None = None,
+        process: int = 0,
     ) -> None:
         peers = tuple(peers)
         self.region = region
         self.keys = Keyring("") if keys is None else keys
+        self.process = process
+        self.speakers = Speakers()
         self._salt = salt
+        self._beat = 0
         self.contract_digest = contract_digest
         self.committed = recovered.states
         self.vector = recovered.vector
@@ -226,6 +232,9 @@ class Journal:
         self.lag = Lag()
         self.signatures = recovered.signatures
         """Of each origin's last frame, its signature."""
+        self._now_ms = now_ms
+        self._due: dict[tuple[Origin, int], int] = {}
+        """Of frames that came from the future, by origin and first number: when their time is."""
         self._heads = recovered.heads
         self._received = dict(recovered.vector)
         self._received_heads = dict(recovered.heads)
@@ -292,6 +301,16 @@ class Journal:
         """The stamp of the next local change."""
         return Stamp(self.clock.tick(now_ms), *self.origin)
 
+    def beat(self, now_ms: int) -> int:
+        """The clock of the next heartbeat: higher than the last, unless time was set back.
+
+        It is none of the clock of changes, which a wall clock that is wrong must not move.
+        """
+        if milliseconds(self._beat) - now_ms > MAX_AHEAD_MS:
+            self._beat = 0
+        self._beat = max(self._beat + 1, now_ms << COUNTER_BITS)
+        return self._beat
+
     def submit(self, write: Write) -> None:
         """Queues a write, which later writes see at once and readers once it is stored."""
         self._queue.append(write)
@@ -348,9 +367,11 @@ class Journal:
         """Reads a frame from a peer, which is not taken yet.
 
         `regions` are those whose frames the peer may send, if not all. Raises `WrongRegion`,
-        `ChainBroken`, `FormatUnknown`, `ClockAhead`, and `RestoredBackup` if it is of this very
-        origin and not here.
+        `ChainBroken`, `FormatUnknown`, and `RestoredBackup` if it is of this very origin and not
+        here. One that comes from the future, by the clock here, is taken like any other, and not
+        applied before its time.
         """
+        self._now_ms = now_ms
         frame = parse(body, hash, self.known)
         frame.signature = signature
         origin = frame.origin
@@ -358,13 +379,9 @@ class Journal:
             raise WrongRegion(
                 f"it sent changes of {origin.region!r}, which nobody had asked it for"
             )
-        if frame.last > self._received.get(origin, 0):
+        if frame.last > self._received.get(origin, 0) and origin == self.origin:
             where = f"the frame of {origin} at {frame.first}"
-            ahead = milliseconds(frame.newest) - now_ms
-            if ahead > MAX_AHEAD_MS:
-                raise ClockAhead(f"{where} is {ahead / 1000:.0f} s ahead of the clock here")
-            if origin == self.origin:
-                raise RestoredBackup(f"{where} was written by this region, which lost it")
+            raise RestoredBackup(f"{where} was written by this region, which lost it")
         return frame
 
     def end(self, origin: Origin) -> tuple[int, bytes]:
@@ -389,7 +406,24 @@ class Journal:
         self._received[origin] = frame.last
         self._received_heads[origin] = frame.hash
         self.waiting.setdefault(origin, deque()).append(frame)
+        due_ms = milliseconds(frame.newest) - MAX_AHEAD_MS
+        if due_ms > self._now_ms:
+            self._due[origin, frame.first] = due_ms
         return True
+
+    def pass_time(self, now_ms: int) -> bool:
+        """Says what the clock shows. Returns whether the time of a frame from the future came."""
+        self._now_ms = now_ms
+        return any(due_ms <= now_ms for due_ms in self._due.values())
+
+    @property
+    def early(self) -> dict[Origin, int]:
+        """The origins whose next change comes from the future: how far ahead of the clock here."""
+        return {
+            origin: due_ms - self._now_ms + MAX_AHEAD_MS
+            for origin, frames in self.waiting.items()
+            if (due_ms := self._due.get((origin, frames[0].first), 0)) > self._now_ms
+        }
 
     def learn(self, peer: str, vector: Mapping[Origin, int], now_ms: int) -> list[Write]:
         """Compares with what a peer says it has.
@@ -433,6 +467,15 @@ class Journal:
             and life != self.origin
             and all(peer is not None and peer.get(life, 0) <= sequence for peer in taken)
         ]
+
+    def whole(self, peer: str) -> bool:
+        """Whether a peer said in this life that it knows no more of any life of this region."""
+        taken = self._peers_taken[peer]
+        return taken is not None and all(
+            sequence <= self.vector.get(life, 0)
+            for life, sequence in taken.items()
+            if life.region == self.region
+        )
 
     @property
     def taken(self) -> Mapping[Origin, int]:
@@ -529,14 +572,20 @@ class Journal:
         while again and size < _BATCH_BYTES:
             again = False
             for origin, frames in self.waiting.items():
-                while frames and size < _BATCH_BYTES and covers(vector, frames[0].dependencies):
+                while frames and size < _BATCH_BYTES and self._may_come(frames[0], vector):
                     frame = frames.popleft()
+                    self._due.pop((origin, frame.first), None)
                     admitted.append(frame)
                     vector[origin] = frame.last
                     size += len(frame.body)
                     again = True
         self.waiting = {origin: frames for origin, frames in self.waiting.items() if frames}
         return admitted
+
+    def _may_come(self, frame: Frame, vector: Vector) -> bool:
+        if self._due and self._due.get((frame.origin, frame.first), 0) > self._now_ms:
+            return False
+        return covers(vector, frame.dependencies)
 
     def _merge(self, writes: Sequence[Write], frames: list[Frame], local: Frame | None) -> Visible:
         """What storing a batch will make visible."""
@@ -711,10 +760,17 @@ class Journal:
             self.seen.clocks.get(origin, 0),
         )
 
-    def capture(self, id: bytes, now_ms: int) -> Capture:
-        """What is committed, for a peer: the snapshot that it has a part of, if that is held."""
+    def capture(
+        self, id: bytes, now_ms: int, durable: Mapping[Origin, int] | None = None
+    ) -> Capture:
+        """What is committed, for a peer: the snapshot that it has a part of, if that is held.
+
+        Another one if it has all of that by now (`durable`): it would wait for more without end.
+        """
         self.captures.expire(now_ms)
         found = self.captures.find(id, now_ms) or self.captures.recent(now_ms)
+        if found is not None and durable is not None and covers(durable, found.header.vector):
+            found = None
         if found is None:
             positions = {origin: self.head(origin) for origin in self.vector}
             new = snapshot_id(self.origin, self.clock.last, now_ms, self.vector)

@@ -53,6 +53,7 @@ _FAULTS: dict[int, type[errors.LinkFault]] = {
         errors.Left,
         errors.SnapshotDamaged,
         errors.SignatureInvalid,
+        errors.RegionClaimedTwice,
     )
 }
 
@@ -74,14 +75,12 @@ def hello(journal: Journal, group: str, regions: Iterable[str] = ()) -> link_pb2
         formats=FORMATS,
         contract_digest=journal.contract_digest,
         vector=vector_to_proto(journal.vector),
-        clock=journal.clock.last,
         regions=sorted(regions),
+        process=journal.process,
     )
 
 
-def check_hello(
-    message: link_pb2.FollowHello, group: str, peer: str, own_region: str, now_ms: int
-) -> None:
+def check_hello(message: link_pb2.FollowHello, group: str, peer: str, own_region: str) -> None:
     """Raises the `LinkFault` for which two ends cannot link."""
     if message.group != group:
         raise errors.WrongGroup(f"{peer} speaks of group {message.group!r}, here is {group!r}")
@@ -92,9 +91,6 @@ def check_hello(
         raise errors.FormatUnknown(
             f"{peer} reads the frame formats {list(message.formats)}, here {FORMAT} is written"
         )
-    ahead = milliseconds(message.clock) - now_ms
-    if ahead > MAX_AHEAD_MS:
-        raise errors.ClockAhead(f"{peer} is {ahead / 1000:.0f} s ahead of the clock here")
 
 
 @dataclass
@@ -105,6 +101,8 @@ class PeerView:
     vector: Vector = field(default_factory=dict)
     clocks: dict[str, int] = field(default_factory=dict)
     """By region, its own included, the clock of the newest heartbeat that reached the peer."""
+    wall_ms: int = 0
+    """What its wall clock showed in its last heartbeat; 0 if it never said."""
 
 
 class Receiver:
@@ -127,6 +125,7 @@ class Receiver:
         self._wanted: frozenset[str] = frozenset()
         # All that was ever wanted on this stream: frames may be under way when it changes.
         self._asked: frozenset[str] = frozenset()
+        self._process = 0
 
     @property
     def greeted(self) -> bool:
@@ -176,7 +175,9 @@ class Receiver:
             raise fault(f"{self._peer} says: {message.error.message}")
         self._journal.members.check_link(self._peer)
         if kind == "hello":
-            check_hello(message.hello, self._group, self._peer, self._journal.region, now_ms)
+            check_hello(message.hello, self._group, self._peer, self._journal.region)
+            self._process = message.hello.process
+            self._heard(now_ms)
             self._greeted = True
             self._journal.integrity.with_peer(self._peer).forget()
             self._view.origin = origin_from_proto(message.hello.origin)
@@ -184,6 +185,7 @@ class Receiver:
             return self._journal.learn(self._peer, self._view.vector, now_ms)
         if not self._greeted:
             raise errors.LinkFault(f"{self._peer} sent {kind} before its hello")
+        self._heard(now_ms)
         if kind == "frame":
             self._frame(message.frame, now_ms)
         elif kind == "key":
@@ -198,6 +200,13 @@ class Receiver:
                 vector = self._journal.intake.vector
                 return self._journal.learn(self._peer, vector, now_ms)
         return []
+
+    def _heard(self, now_ms: int) -> None:
+        self._journal.speakers.heard(self._peer, self, self._process, now_ms)
+
+    def close(self) -> None:
+        """The stream is over."""
+        self._journal.speakers.ended(self._peer, self)
 
     def _frame(self, message: frame_pb2.Frame, now_ms: int) -> None:
         frame = self._journal.read(
@@ -225,12 +234,15 @@ class Receiver:
         for mark in message.marks:
             self._journal.lag.note(origin_from_proto(mark.origin), mark.sequence, mark.clock)
         self._journal.lag.applied(self._journal.vector)
+        self._view.wall_ms = message.wall_ms
         # One from the far future would hide all that come after it.
         self._view.clocks = {
             region: clock
             for region, clock in {**message.heard, self._peer: message.clock}.items()
             if milliseconds(clock) - now_ms <= MAX_AHEAD_MS
         }
+        # Acknowledged whether or not there is news: who asks is alive.
+        self._acknowledged = None
         own = self._journal.origin
         if vector.get(own, 0) > self._journal.vector.get(own, 0):
             raise errors.RestoredBackup(f"{self._peer} knows more of {own} than is here")
@@ -287,6 +299,7 @@ class Sender:
         self._giving = Giving(journal, log)
         self._truncated = False
         self._introduced: set[bytes] = set()
+        self._process = 0
         self.durable: Vector = {}
 
     def on_message(
@@ -299,7 +312,9 @@ class Sender:
         self._journal.members.check_link(self._peer)
         kind = message.WhichOneof("message")
         if kind == "hello":
-            check_hello(message.hello, self._group, self._peer, self._journal.region, now_ms)
+            check_hello(message.hello, self._group, self._peer, self._journal.region)
+            self._process = message.hello.process
+            self._heard(now_ms)
             self._wanted = frozenset(message.hello.regions)
             self._sent = vector_from_proto(message.hello.vector)
             self.durable = dict(self._sent)
@@ -307,6 +322,7 @@ class Sender:
             return [link_pb2.FollowResponse(hello=hello(self._journal, self._group))], lost
         if self._wanted is None:
             raise errors.LinkFault(f"{self._peer} sent {kind} before its hello")
+        self._heard(now_ms)
         if kind == "credit":
             self._bytes += message.credit.bytes
             self._changes += message.credit.changes
@@ -319,8 +335,15 @@ class Sender:
         elif kind == "inquiry":
             self._answers.ask(message.inquiry)
         elif kind == "snapshot":
-            return self._giving.asked(message.snapshot, now_ms), []
+            return self._giving.asked(message.snapshot, now_ms, self.durable), []
         return [], []
+
+    def _heard(self, now_ms: int) -> None:
+        self._journal.speakers.heard(self._peer, self, self._process, now_ms)
+
+    def close(self) -> None:
+        """The stream is over."""
+        self._journal.speakers.ended(self._peer, self)
 
     @property
     def has_more(self) -> bool:
@@ -393,7 +416,8 @@ class Sender:
         return link_pb2.FollowResponse(
             heartbeat=link_pb2.Heartbeat(
                 vector=vector_to_proto(self._journal.vector),
-                clock=self._journal.clock.tick(now_ms),
+                clock=self._journal.beat(now_ms),
+                wall_ms=now_ms,
                 heard={region: clock for region, clock in heard.items() if region != self._peer},
                 parked=not self._journal.reads_all,
                 marks=self._marks(),

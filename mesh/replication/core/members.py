@@ -2,8 +2,8 @@
 
 The regions that are configured are members until something else is decided about them. Decisions
 are taken in one region, the group's home, and replicated in the group itself as one atomic value
-that merges by MAX, ordered by (generation, home, version). Moving the home starts a new generation:
-what the former one still decides is below it, and is lost when the two meet.
+that merges by MAX, ordered by (generation, home, incarnation, version). Moving the home starts a
+new generation: what the former one still decides is below it, and is lost when the two meet.
 
 Nobody is evicted by the clock. What each state means:
 
@@ -78,13 +78,14 @@ class Members:
 
     home: str
     generation: int = 0
+    incarnation: int = 0
     version: int = 0
     decided: Mapping[str, Member] = field(default_factory=dict)
 
     @property
-    def rank(self) -> tuple[int, str, int]:
+    def rank(self) -> tuple[int, str, int, int]:
         """What orders tables."""
-        return self.generation, self.home, self.version
+        return self.generation, self.home, self.incarnation, self.version
 
     def of(self, region: str) -> Member:
         """What was decided about a region; JOINED under epoch 0 if nothing was."""
@@ -136,13 +137,16 @@ def from_proto(table: member_pb2.MemberTable) -> Members:
         )
         for each in table.members
     }
-    return Members(table.home, table.generation, table.version, decided)
+    return Members(table.home, table.generation, table.incarnation, table.version, decided)
 
 
 def to_proto(members: Members) -> member_pb2.MemberTable:
     """The message for a table."""
     table = member_pb2.MemberTable(
-        generation=members.generation, home=members.home, version=members.version
+        generation=members.generation,
+        home=members.home,
+        incarnation=members.incarnation,
+        version=members.version,
     )
     for region, each in sorted(members.decided.items()):
         found = table.members.add(

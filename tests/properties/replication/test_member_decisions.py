@@ -34,7 +34,7 @@ TABLE = GroupSchema([ENTITY]).entities[ENTITY.name].fields["table"]
 
 
 def by(positions: Vector) -> Deciding:
-    return Deciding("operator/first", 1, positions)
+    return Deciding("operator/first", 1, positions, 7)
 
 
 def rank(table: Members) -> bytes:

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 from isthmus.channels.v1 import channel_pb2
+from isthmus.replication.v1 import members_pb2
 
-from mesh.replication import DecisionRefused, NotAMember, NotFound, NotTheHome, WriteContext
+from mesh.replication import (
+    DecisionRefused,
+    Limits,
+    NotAMember,
+    NotFound,
+    NotTheHome,
+    WriteContext,
+)
 from mesh.replication.core import decisions
 from mesh.replication.core.members import State
 from tests.unit.replication.test_group_links import Region, equal, regions, until
@@ -99,3 +108,73 @@ async def test_members_are_decided_in_the_home_alone(tmp_path: Path) -> None:
         with pytest.raises(NotTheHome):
             await eu.group.members.decide(decisions.leave, "us", OPERATOR)
         assert eu.group.members.table.generation == 1
+
+
+async def test_two_processes_under_one_name_are_told_and_lose_nothing(tmp_path: Path) -> None:
+    async with regions(tmp_path, "eu", "us") as (eu, us):
+        await us.title("c1", "first")
+        await until(lambda: has(eu, "c1", "first"))
+        await us.stop()
+        copied = tmp_path / "copy"
+        shutil.copytree(tmp_path / "us", copied / "us")
+        await us.start()
+        await until(lambda: any(link.connected for link in eu.group.status().links))
+        # A copy of the store, brought up beside the region; it finds the same peer.
+        (copied / "eu-for-us.sock").symlink_to((tmp_path / "eu-for-us.sock").resolve())
+        twin = Region("us", copied, ("eu",))
+        await twin.start()
+        await until(lambda: "stop one of the two" in twin.group.status().links[0].last_error)
+        await twin.title("twin", "by the copy")
+        await us.title("own", "by the region")
+        await until(lambda: has(eu, "own", "by the region"))
+        assert twin.group.journal.origin != us.group.journal.origin
+        assert not has(eu, "twin", "by the copy")
+
+        await us.stop()
+        way = tmp_path / "us-for-eu.sock"
+        way.unlink()
+        way.symlink_to((copied / "us-for-eu.sock").resolve())
+        await until(lambda: has(eu, "twin", "by the copy"))
+        await twin.stop()
+        await us.start()
+        await until(lambda: has(us, "twin", "by the copy"))
+        assert has(us, "own", "by the region")
+
+
+async def test_a_silent_member_is_marked_and_never_evicted_by_itself(tmp_path: Path) -> None:
+    async with regions(tmp_path, "eu", "us") as (eu, us):
+        members = eu.group.members
+        await until(lambda: bool(members.durable.words()))
+        members._limits = Limits(silent_ms=1500, held_bytes=1000)
+
+        def marks() -> list[int]:
+            found = {each.member.region: each for each in members.status().members}
+            return list(found["us"].marks)
+
+        assert not marks()
+        await us.stop()
+        await until(lambda: marks() == [members_pb2.MEMBER_MARK_SILENT])
+        members._limits = Limits(held_bytes=1000)
+        members.mark({"us": 1000})
+        assert not marks()
+        members.mark({"us": 1001})
+        assert marks() == [members_pb2.MEMBER_MARK_HOLDS_JOURNAL]
+        assert state(eu, "us") is State.JOINED
+        await members.decide(decisions.evict, "us", OPERATOR)
+        await until(lambda: not marks())
+        await us.start()
+
+
+async def test_a_region_that_lost_its_disk_says_so_and_fetches_all(tmp_path: Path) -> None:
+    async with regions(tmp_path, "eu", "us") as (eu, us):
+        await us.title("c1", "by us")
+        await until(lambda: has(eu, "c1", "by us"))
+        await us.stop()
+        shutil.move(tmp_path / "us", tmp_path / "lost")
+        await us.start()
+        await until(lambda: has(us, "c1", "by us"))
+        found = {each.member.region: each for each in us.group.members.status().members}["us"]
+        assert found.start == members_pb2.LIFE_START_EMPTY_STORE
+        assert [(life.recovered, life.sequence) for life in found.lives] == [(0, 1)]
+        await us.title("c1", "again")
+        await until(lambda: has(eu, "c1", "again"))

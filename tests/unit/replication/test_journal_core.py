@@ -83,7 +83,6 @@ def test_a_frame_out_of_the_chain_is_refused(pair: tuple[Region, Region]) -> Non
         ({"shapes": [Shape(paths=[b"\x01" * 65], rules=[1])]}, errors.ChainBroken),
         ({"shapes": [Shape(paths=[b"\x02"], rules=[1, 1])]}, errors.ChainBroken),
         ({"shapes": [Shape(paths=[b"\x02"] * 2, rules=[1, 1])]}, errors.ChainBroken),
-        ({"clocks": [(1_000_000 + 6 * 60_000) << 16]}, errors.ClockAhead),
     ],
 )
 def test_a_frame_that_cannot_be_merged_is_refused_whole(
@@ -247,8 +246,6 @@ def test_links_refuse_the_wrong_group_region_and_format(pair: tuple[Region, Regi
     message.formats.append(9)
     with pytest.raises(errors.FormatUnknown):
         sent_by(Sender(eu.journal, eu.log, "channels", "us"), link_pb2.FollowRequest(hello=message))
-    with pytest.raises(errors.ClockAhead):
-        greet(clock=(1_000_000 + 6 * 60_000) << 16)
 
 
 def test_a_peers_error_is_raised_as_it_was_meant(pair: tuple[Region, Region]) -> None:

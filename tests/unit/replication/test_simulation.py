@@ -16,7 +16,7 @@ import pytest
 from mesh.replication.core import links
 from mesh.replication.core.errors import ReplicationError
 from tests.simulation import damage_bugs  # noqa: F401 # adds to BUGS
-from tests.simulation.bugs import BUGS
+from tests.simulation.bugs import BUGS, FOCUS
 from tests.simulation.model import Violation
 from tests.simulation.plans import plan
 from tests.simulation.shrink import failure, shrink
@@ -99,7 +99,8 @@ def test_a_seed_replays_to_the_byte_in_another_process() -> None:
 def test_known_bugs_are_found(bug: str) -> None:
     scenarios = (path.read_text().splitlines() for path in SCENARIOS)
     seeds = (SHOWN.get(bug, 0), *range(ENOUGH_SEEDS))
-    plans = (plan(seed, most_regions=4) for seed in seeds)
+    focus = FOCUS.get(bug, ())
+    plans = (plan(seed, most_regions=4, focus=focus) for seed in seeds)
     with BUGS[bug]():
         for lines in itertools.chain(scenarios, plans):
             found = failure(lines)

@@ -44,7 +44,7 @@ class _LinkErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkE
     LINK_ERROR_REASON_FORMAT_UNKNOWN: _LinkErrorReason.ValueType  # 5
     """There is no frame format that both ends read."""
     LINK_ERROR_REASON_CLOCK_AHEAD: _LinkErrorReason.ValueType  # 6
-    """The peer's clock is too far ahead."""
+    """A snapshot comes from the future, by the receiver's clock."""
     LINK_ERROR_REASON_RESTORED_BACKUP: _LinkErrorReason.ValueType  # 7
     """The peer knows more of this region than the region itself: an old backup was restored."""
     LINK_ERROR_REASON_SNAPSHOT_DAMAGED: _LinkErrorReason.ValueType  # 8
@@ -55,6 +55,8 @@ class _LinkErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LinkE
     """The peer was evicted from the group."""
     LINK_ERROR_REASON_LEFT: _LinkErrorReason.ValueType  # 17
     """The peer left the group."""
+    LINK_ERROR_REASON_REGION_CLAIMED_TWICE: _LinkErrorReason.ValueType  # 18
+    """Two processes that run at the same time claim to be the peer's region."""
 
 class LinkErrorReason(_LinkErrorReason, metaclass=_LinkErrorReasonEnumTypeWrapper):
     """Why a link cannot go on."""
@@ -71,7 +73,7 @@ LINK_ERROR_REASON_WRONG_REGION: LinkErrorReason.ValueType  # 4
 LINK_ERROR_REASON_FORMAT_UNKNOWN: LinkErrorReason.ValueType  # 5
 """There is no frame format that both ends read."""
 LINK_ERROR_REASON_CLOCK_AHEAD: LinkErrorReason.ValueType  # 6
-"""The peer's clock is too far ahead."""
+"""A snapshot comes from the future, by the receiver's clock."""
 LINK_ERROR_REASON_RESTORED_BACKUP: LinkErrorReason.ValueType  # 7
 """The peer knows more of this region than the region itself: an old backup was restored."""
 LINK_ERROR_REASON_SNAPSHOT_DAMAGED: LinkErrorReason.ValueType  # 8
@@ -82,6 +84,8 @@ LINK_ERROR_REASON_EVICTED: LinkErrorReason.ValueType  # 16
 """The peer was evicted from the group."""
 LINK_ERROR_REASON_LEFT: LinkErrorReason.ValueType  # 17
 """The peer left the group."""
+LINK_ERROR_REASON_REGION_CLAIMED_TWICE: LinkErrorReason.ValueType  # 18
+"""Two processes that run at the same time claim to be the peer's region."""
 Global___LinkErrorReason: _TypeAlias = LinkErrorReason  # noqa: Y015
 
 @_typing.final
@@ -323,12 +327,12 @@ class FollowHello(_message.Message):
     FORMATS_FIELD_NUMBER: _builtins.int
     CONTRACT_DIGEST_FIELD_NUMBER: _builtins.int
     VECTOR_FIELD_NUMBER: _builtins.int
-    CLOCK_FIELD_NUMBER: _builtins.int
     REGIONS_FIELD_NUMBER: _builtins.int
+    PROCESS_FIELD_NUMBER: _builtins.int
     group: _builtins.str
     contract_digest: _builtins.bytes
-    clock: _builtins.int
-    """The speaker's hybrid logical clock."""
+    process: _builtins.int
+    """Chosen by chance by each process, to tell it from another under the same name."""
     @_builtins.property
     def origin(self) -> _frame_pb2.Origin:
         """The speaker's own current origin."""
@@ -353,12 +357,12 @@ class FollowHello(_message.Message):
         formats: _abc.Iterable[_builtins.int] | None = ...,
         contract_digest: _builtins.bytes = ...,
         vector: _frame_pb2.Vector | None = ...,
-        clock: _builtins.int = ...,
         regions: _abc.Iterable[_builtins.str] | None = ...,
+        process: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["origin", b"origin", "vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "contract_digest", b"contract_digest", "formats", b"formats", "group", b"group", "origin", b"origin", "regions", b"regions", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["contract_digest", b"contract_digest", "formats", b"formats", "group", b"group", "origin", b"origin", "process", b"process", "regions", b"regions", "vector", b"vector"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -475,12 +479,15 @@ class Heartbeat(_message.Message):
     HEARD_FIELD_NUMBER: _builtins.int
     MARKS_FIELD_NUMBER: _builtins.int
     PARKED_FIELD_NUMBER: _builtins.int
+    WALL_MS_FIELD_NUMBER: _builtins.int
     clock: _builtins.int
-    """The sender's hybrid logical clock: each of its heartbeats has a higher one."""
+    """A hybrid logical clock of heartbeats alone: each has a higher one."""
     parked: _builtins.bool
     """The sender holds changes that wait for a version that can read them: where they are, its state
     is not to be compared with that of others, who may have read them.
     """
+    wall_ms: _builtins.int
+    """What the sender's wall clock shows, in milliseconds since 1970."""
     @_builtins.property
     def vector(self) -> _frame_pb2.Vector:
         """What the sender has made durable."""
@@ -505,10 +512,11 @@ class Heartbeat(_message.Message):
         heard: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         marks: _abc.Iterable[_lag_pb2.Mark] | None = ...,
         parked: _builtins.bool = ...,
+        wall_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["vector", b"vector"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "heard", b"heard", "marks", b"marks", "parked", b"parked", "vector", b"vector"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock", b"clock", "heard", b"heard", "marks", b"marks", "parked", b"parked", "vector", b"vector", "wall_ms", b"wall_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -26,19 +26,19 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from isthmus.replication.v1 import frame_pb2 as isthmus_dot_replication_dot_v1_dot_frame__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#isthmus/replication/v1/member.proto\x12\x16isthmus.replication.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"isthmus/replication/v1/frame.proto\"V\n\x07Members\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x39\n\x05table\x18\x02 \x01(\x0b\x32#.isthmus.replication.v1.MemberTableR\x05table\"\x95\x01\n\x0bMemberTable\x12\x1e\n\ngeneration\x18\x01 \x01(\x04R\ngeneration\x12\x12\n\x04home\x18\x02 \x01(\tR\x04home\x12\x18\n\x07version\x18\x03 \x01(\x04R\x07version\x12\x38\n\x07members\x18\x04 \x03(\x0b\x32\x1e.isthmus.replication.v1.MemberR\x07members\"\xf5\x01\n\x06Member\x12\x16\n\x06region\x18\x01 \x01(\tR\x06region\x12\x39\n\x05state\x18\x02 \x01(\x0e\x32#.isthmus.replication.v1.MemberStateR\x05state\x12\x14\n\x05\x65poch\x18\x03 \x01(\x04R\x05\x65poch\x12<\n\tpositions\x18\x04 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\tpositions\x12\x14\n\x05\x61\x63tor\x18\x05 \x01(\tR\x05\x61\x63tor\x12.\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time*\xa9\x01\n\x0bMemberState\x12\x1c\n\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MEMBER_STATE_JOINED\x10\x01\x12\x18\n\x14MEMBER_STATE_LEAVING\x10\x02\x12\x15\n\x11MEMBER_STATE_LEFT\x10\x03\x12\x18\n\x14MEMBER_STATE_EVICTED\x10\x04\x12\x18\n\x14MEMBER_STATE_JOINING\x10\x05\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n#isthmus/replication/v1/member.proto\x12\x16isthmus.replication.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\"isthmus/replication/v1/frame.proto\"V\n\x07Members\x12\x10\n\x03key\x18\x01 \x01(\tR\x03key\x12\x39\n\x05table\x18\x02 \x01(\x0b\x32#.isthmus.replication.v1.MemberTableR\x05table\"\xb7\x01\n\x0bMemberTable\x12\x1e\n\ngeneration\x18\x01 \x01(\x04R\ngeneration\x12\x12\n\x04home\x18\x02 \x01(\tR\x04home\x12\x18\n\x07version\x18\x03 \x01(\x04R\x07version\x12\x38\n\x07members\x18\x04 \x03(\x0b\x32\x1e.isthmus.replication.v1.MemberR\x07members\x12 \n\x0bincarnation\x18\x05 \x01(\x06R\x0bincarnation\"\xf5\x01\n\x06Member\x12\x16\n\x06region\x18\x01 \x01(\tR\x06region\x12\x39\n\x05state\x18\x02 \x01(\x0e\x32#.isthmus.replication.v1.MemberStateR\x05state\x12\x14\n\x05\x65poch\x18\x03 \x01(\x04R\x05\x65poch\x12<\n\tpositions\x18\x04 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\tpositions\x12\x14\n\x05\x61\x63tor\x18\x05 \x01(\tR\x05\x61\x63tor\x12.\n\x04time\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time*\xa9\x01\n\x0bMemberState\x12\x1c\n\x18MEMBER_STATE_UNSPECIFIED\x10\x00\x12\x17\n\x13MEMBER_STATE_JOINED\x10\x01\x12\x18\n\x14MEMBER_STATE_LEAVING\x10\x02\x12\x15\n\x11MEMBER_STATE_LEFT\x10\x03\x12\x18\n\x14MEMBER_STATE_EVICTED\x10\x04\x12\x18\n\x14MEMBER_STATE_JOINING\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.replication.v1.member_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_MEMBERSTATE']._serialized_start=621
-  _globals['_MEMBERSTATE']._serialized_end=790
+  _globals['_MEMBERSTATE']._serialized_start=655
+  _globals['_MEMBERSTATE']._serialized_end=824
   _globals['_MEMBERS']._serialized_start=132
   _globals['_MEMBERS']._serialized_end=218
   _globals['_MEMBERTABLE']._serialized_start=221
-  _globals['_MEMBERTABLE']._serialized_end=370
-  _globals['_MEMBER']._serialized_start=373
-  _globals['_MEMBER']._serialized_end=618
+  _globals['_MEMBERTABLE']._serialized_end=404
+  _globals['_MEMBER']._serialized_start=407
+  _globals['_MEMBER']._serialized_end=652
 # @@protoc_insertion_point(module_scope)

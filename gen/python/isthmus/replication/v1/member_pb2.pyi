@@ -91,7 +91,7 @@ Global___Members: _TypeAlias = Members  # noqa: Y015
 
 @_typing.final
 class MemberTable(_message.Message):
-    """What was decided so far. Tables are ordered by generation, home and version."""
+    """What was decided so far. Tables are ordered by generation, home, incarnation and version."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -99,12 +99,17 @@ class MemberTable(_message.Message):
     HOME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     MEMBERS_FIELD_NUMBER: _builtins.int
+    INCARNATION_FIELD_NUMBER: _builtins.int
     generation: _builtins.int
     """Grows when the home moves; what a former home still decides is below it."""
     home: _builtins.str
     """The region that decides."""
     version: _builtins.int
     """Grows with each decision of the home."""
+    incarnation: _builtins.int
+    """The greatest incarnation of the home that decided anything: what one of its lives decided
+    without knowledge of what a former one had is not mixed with that.
+    """
     @_builtins.property
     def members(self) -> _containers.RepeatedCompositeFieldContainer[Global___Member]:
         """The regions about which something was decided; the others that are configured are members."""
@@ -116,10 +121,11 @@ class MemberTable(_message.Message):
         home: _builtins.str = ...,
         version: _builtins.int = ...,
         members: _abc.Iterable[Global___Member] | None = ...,
+        incarnation: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "home", b"home", "members", b"members", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["generation", b"generation", "home", b"home", "incarnation", b"incarnation", "members", b"members", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -377,6 +377,8 @@ class MemberStatus(_message.Message):
     MARKS_FIELD_NUMBER: _builtins.int
     LIVES_FIELD_NUMBER: _builtins.int
     START_FIELD_NUMBER: _builtins.int
+    CLOCK_AHEAD_FIELD_NUMBER: _builtins.int
+    EARLY_FIELD_NUMBER: _builtins.int
     counts: _builtins.bool
     """Whether it counts for what a majority of the members is."""
     held_bytes: _builtins.int
@@ -401,6 +403,18 @@ class MemberStatus(_message.Message):
     def lives(self) -> _containers.RepeatedCompositeFieldContainer[Global___Life]:
         """Its lives, the oldest first."""
 
+    @_builtins.property
+    def clock_ahead(self) -> _duration_pb2.Duration:
+        """How far the clock of the region that is asked is ahead of this one's; unset if it was not heard
+        lately.
+        """
+
+    @_builtins.property
+    def early(self) -> _duration_pb2.Duration:
+        """How far its next change is ahead of the clock of the region that is asked, which keeps it and
+        applies it when its time has come; unset if it is not.
+        """
+
     def __init__(
         self,
         *,
@@ -411,10 +425,12 @@ class MemberStatus(_message.Message):
         marks: _abc.Iterable[Global___MemberMark.ValueType] | None = ...,
         lives: _abc.Iterable[Global___Life] | None = ...,
         start: Global___LifeStart.ValueType = ...,
+        clock_ahead: _duration_pb2.Duration | None = ...,
+        early: _duration_pb2.Duration | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["member", b"member", "silence", b"silence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["clock_ahead", b"clock_ahead", "early", b"early", "member", b"member", "silence", b"silence"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["counts", b"counts", "held_bytes", b"held_bytes", "lives", b"lives", "marks", b"marks", "member", b"member", "silence", b"silence", "start", b"start"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clock_ahead", b"clock_ahead", "counts", b"counts", "early", b"early", "held_bytes", b"held_bytes", "lives", b"lives", "marks", b"marks", "member", b"member", "silence", b"silence", "start", b"start"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
