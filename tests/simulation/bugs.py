@@ -40,6 +40,7 @@ from mesh.replication.core.snapshots import Position
 from mesh.replication.membership import ENTITY
 from mesh.replication.schema import FieldSchema, GroupSchema
 from mesh.replication.transaction import Transaction
+from tests.simulation.bugs_of_rules import BUGS_OF_RULES
 from tests.simulation.disk import Disk
 from tests.simulation.region import Region
 from tests.simulation.repeats import Repeats
@@ -559,3 +560,7 @@ def what_stays_outlives_a_delete() -> Iterator[None]:
 def what_a_snapshot_has_forgotten_lives_on() -> Iterator[None]:
     with _replaced(intake, "_covers", lambda positions, stamp: False):
         yield
+
+
+for _each in BUGS_OF_RULES:
+    _bug(_each)

@@ -15,9 +15,8 @@ from typing import Any, NamedTuple
 
 from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.frames import Frame
-
-_UNSET: Mapping[str, Any] = {"title": "", "profile.width": 0, "profile.height": 0}
-"""The LATEST fields, and how they read before they are written."""
+from tests.simulation.expected import Expected, Offer, expected
+from tests.simulation.kinds import kind_of
 
 
 class Violation(Exception):
@@ -25,12 +24,25 @@ class Violation(Exception):
 
 
 class Op(NamedTuple):
-    """What a write did to one entity: `verb` as in a script, values by field."""
+    """What a write did to one entity: `verb` as in a script, values by field.
+
+    `read` are the bits of what its writer had read, if that is less than what it saw.
+    """
 
     key: str
     generation: int
     verb: str
     values: Mapping[str, Any]
+    read: int | None = None
+
+
+class Look(NamedTuple):
+    """What a reader got of an entity: its etag, and the bits of the writes behind it."""
+
+    key: str
+    generation: int
+    etag: bytes | None
+    seen: int
 
 
 @dataclass
@@ -49,13 +61,6 @@ class Held:
     reached: dict[Origin, int] = field(default_factory=dict)
 
 
-class Expected(NamedTuple):
-    """An entity as it must be; of a field in `choices` one of several values is right."""
-
-    exact: Mapping[str, Any]
-    choices: Mapping[str, frozenset[Any]]
-
-
 class Model:
     """Follows all writes, and what each region holds."""
 
@@ -65,6 +70,8 @@ class Model:
         self.refused = 0
         self.tokens: deque[tuple[Vector, int, str]] = deque(maxlen=16)
         """What readers took along: a token, the writes that they had seen, and where."""
+        self.looks: dict[str, Look] = {}
+        """What readers keep, by their names."""
         self._writes: list[Planned] = []
         self.operations: dict[str, int] = {}
         """By operation id, its attempts that were not answered by the result of another one."""
@@ -72,6 +79,8 @@ class Model:
         self._by_key: dict[str, int] = {}
         self._written: dict[str, int] = {}
         self._numbers: dict[tuple[Origin, int], int] = {}
+        self._free: set[tuple[Origin, int]] = set()
+        """The positions that no disk has any more; a snapshot under way may."""
         self._digests: dict[int, tuple[str, bytes]] = {}
 
     # Writers.
@@ -119,7 +128,11 @@ class Model:
         """The numbers of the writes in a frame, which their actor is."""
         for place, change in enumerate(frame.changes):
             number = int(change.actor)
-            known = self._numbers.setdefault((frame.origin, frame.first + place), number)
+            position = (frame.origin, frame.first + place)
+            if position in self._free:
+                self._free.discard(position)
+                self._numbers[position] = number
+            known = self._numbers.setdefault(position, number)
             if known != number:
                 raise Violation(
                     f"{frame.origin} at {frame.first + place} is write {known} and write {number}"
@@ -172,16 +185,15 @@ class Model:
         """
         held = list(disks)
         self._disks_lost = True
-        self._numbers = {
-            (origin, sequence): number
-            for (origin, sequence), number in self._numbers.items()
-            if any(vector.get(origin, 0) >= sequence for vector in held)
-        }
         writes = 0
-        for number in self._numbers.values():
-            writes |= 1 << number
+        for (origin, sequence), number in self._numbers.items():
+            if any(vector.get(origin, 0) >= sequence for vector in held):
+                writes |= 1 << number
+            else:
+                self._free.add((origin, sequence))
         self.acknowledged &= writes
         self.tokens.clear()
+        self.looks.clear()
 
     def same_digest(self, region: str, digest: bytes) -> None:
         """Whoever shows the same writes has the same digest, at any time."""
@@ -226,47 +238,18 @@ class Model:
         generation, lives = self.generation(key, seen)
         if not lives:
             return None
-        exact: dict[str, Any] = {"takeovers": 0, "labels": frozenset(), "assignment": (0, "")}
-        offered: dict[str, list[tuple[int, Any]]] = {name: [] for name in _UNSET}
-        added: dict[str, int] = {}
-        removed: dict[str, list[int]] = {}
-        for number, op in self._ops(key, seen):
-            if op.generation != generation:
-                continue
-            for name, value in op.values.items():
-                if name == "takeovers":
-                    exact[name] += value
-                elif name == "assignment":
-                    exact[name] = max(exact[name], value)
-                elif name != "labels":
-                    offered.setdefault(name, []).append((number, value))
-                elif op.verb == "remove":
-                    for label in value:
-                        removed.setdefault(label, []).append(self._writes[number].past)
-                else:
-                    for label in value:
-                        added[label] = added.get(label, 0) | 1 << number
-        for label, pasts in removed.items():
-            for past in pasts:
-                added[label] = added.get(label, 0) & ~past
-        exact["labels"] = frozenset(label for label, adds in added.items() if adds)
-        return Expected(
-            exact,
-            {
-                name: self._latest(values) if values else frozenset([_UNSET[name]])
-                for name, values in offered.items()
-            },
-        )
+        return expected(kind_of(key).rules, self.offers(key, generation, seen))
 
-    def _latest(self, offered: list[tuple[int, Any]]) -> frozenset[Any]:
-        """The values that no later one, whose writer saw them, stands above."""
-        return frozenset(
-            value
-            for number, value in offered
-            if not any(
-                other != number and self._writes[other].past >> number & 1 for other, _ in offered
-            )
-        )
+    def offers(self, key: str, generation: int, seen: int) -> dict[str, list[Offer]]:
+        """By field, what these writes do to one life of an entity."""
+        offers: dict[str, list[Offer]] = {}
+        for number, op in self._ops(key, seen):
+            if op.generation == generation:
+                past = self._writes[number].past
+                read = past if op.read is None else op.read
+                for name, value in op.values.items():
+                    offers.setdefault(name, []).append(Offer(number, op.verb, value, past, read))
+        return offers
 
     def _ops(self, key: str, seen: int) -> Iterator[tuple[int, Op]]:
         left = seen & self._by_key.get(key, 0)

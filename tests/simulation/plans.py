@@ -6,13 +6,11 @@ everything happens hides what one fault alone shows; in some none happens.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from random import Random
 
+from tests.simulation import writes
 from tests.simulation.liar import LIES
-
-KEYS = ("c1", "c2", "c3")
-LABELS = ("x", "y", "z")
 
 Maker = Callable[[Random, list[str]], list[str]]
 
@@ -30,11 +28,12 @@ def plan(seed: int, most_regions: int = 100, focus: Collection[str] = ()) -> lis
         faults = [fault for fault in kinds if fault.__name__.removeprefix("_") in focus]
     steps = random.randint(10, 60) if len(names) < 20 else 800 // len(names)
     lines = ["regions " + " ".join(names)]
-    lines += [f"create {random.choice(names)} {KEYS[0]},{KEYS[1]} title=w0 labels=x", "wait 30"]
+    kinds = _kinds(seed)
+    lines += _first(random, names, kinds)
     for _ in range(steps):
         dice = random.random()
         if dice < 0.50:
-            lines.append(_write(random, random.choice(names)))
+            lines += writes.write(random, names, kinds)
         elif dice < 0.72:
             lines.append(f"wait {_pause(random)}")
         elif dice < 0.80 or not faults:
@@ -46,6 +45,11 @@ def plan(seed: int, most_regions: int = 100, focus: Collection[str] = ()) -> lis
         _among(lines, Random(f"damage {seed}"), 0.25, _damage, names)  # noqa: S311 # as above
         _among(lines, Random(f"members {seed}"), 0.25, _members, names)  # noqa: S311 # as above
     return [*lines, "settle"]
+
+
+def _kinds(seed: int) -> str:
+    """Of which kinds the entities of a seed are; the others go on showing what they showed."""
+    return ("t", "i", "t", "cti")[seed // 4 % 4] if seed % 4 == 2 else "c"
 
 
 def _among(lines: list[str], random: Random, share: float, make: Maker, names: list[str]) -> None:
@@ -70,37 +74,17 @@ def _pause(random: Random) -> int:
 
 
 def _write(random: Random, name: str) -> str:
-    line = _shared_write(random, name)
-    number = random.randint(1, 9999)
-    stays = f"home_region=stays-{name}-{number}"
-    if random.random() < 0.05:
-        return f"write {name} {random.choice(KEYS)} {stays}"
-    with_fields = line.startswith(("create", "write"))
-    return f"{line} {stays}" if with_fields and random.random() < 0.2 else line
+    return writes.channel(random, name)
 
 
-def _shared_write(random: Random, name: str) -> str:
-    number = random.randint(1, 9999)
-    keys = random.choice(KEYS)
-    if random.random() < 0.3:
-        keys = ",".join(sorted(random.sample(KEYS, random.randint(2, 3))))
-    match random.randrange(9):
-        case 0:
-            return f"create {name} {keys} title=w{number} labels=x takeovers=1"
-        case 1:
-            return f"delete {name} {keys}"
-        case 2 | 3:
-            return f"write {name} {keys} title=w{number}"
-        case 4:
-            return f"write {name} {keys} profile.width={number} title=w{number}"
-        case 5:
-            epoch = random.randint(1, 3)
-            return f"write {name} {keys} assignment.epoch={epoch} assignment.region={name}"
-        case 6:
-            return f"add {name} {keys} labels={random.choice(LABELS)}"
-        case 7:
-            return f"remove {name} {keys} labels={random.choice(LABELS)}"
-    return f"increment {name} {keys} takeovers={random.choice((-1, 1, 2, 5))}"
+def _first(random: Random, names: list[str], kinds: str) -> Iterator[str]:
+    """What is there from the beginning."""
+    yield f"create {random.choice(names)} c1,c2 title=w0 labels=x"
+    if "t" in kinds:
+        yield f"create {random.choice(names)} t1 latest=w0 labels=x stock=9 tags=a:0,b:0"
+    if "i" in kinds:
+        yield f"upsert {random.choice(names)} i1,i2,i3 first=a0 second=b0"
+    yield "wait 30"
 
 
 def _two(random: Random, names: list[str]) -> tuple[str, str]:
@@ -225,7 +209,7 @@ def _trim(random: Random, names: list[str]) -> list[str]:
 def _forget(random: Random, names: list[str]) -> list[str]:
     """Tombstones grow old and are dropped; then a region may come back that has not heard."""
     name, other = _two(random, names)
-    key = random.choice(KEYS)
+    key = random.choice(writes.CHANNELS)
     lines = ["wait 1500"] * (random.random() < 0.7)
     lines += [f"create {other} {key} title=old", "wait 20"]
     lines += [f"backup {name}"] * (random.random() < 0.7)
@@ -247,7 +231,7 @@ def _forget(random: Random, names: list[str]) -> list[str]:
 
 
 def _damage(random: Random, names: list[str]) -> list[str]:
-    name, key, at = random.choice(names), random.choice(KEYS), random.randint(0, 200)
+    name, key, at = random.choice(names), random.choice(writes.CHANNELS), random.randint(0, 200)
     if random.random() < 0.5:
         return [f"corrupt {name} {key} {at}", *_maybe_wait(random)]
     rot = [f"flush {name}", "wait 20", f"rot {name} {key} {at}"]
@@ -272,7 +256,7 @@ def _tamper(random: Random, names: list[str]) -> list[str]:
 
 def _operation(random: Random, names: list[str]) -> list[str]:
     one, other = _two(random, names)
-    id, key = f"o{random.getrandbits(40)}", random.choice(KEYS[:2])
+    id, key = f"o{random.getrandbits(40)}", random.choice(writes.CHANNELS[:2])
     first, same, again = (
         f"attempt {one} {id} {key}",
         f"repeat {one} {id} {key}",

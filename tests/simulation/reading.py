@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from isthmus.channels.v1 import channel_pb2
+from google.protobuf.message import Message
 
 from mesh.replication.core import tokens
 from mesh.replication.core.clocks import covers
+from tests.simulation.kinds import value
 from tests.simulation.model import Model, Violation
 
 if TYPE_CHECKING:
@@ -21,10 +22,21 @@ def check_reads(model: Model, region: Region) -> None:
         if region.damage.concerns(key):
             continue
         check_entity(model, f"{region.name} reads", key, seen, region.get(key), region.hidden)
+        _check_standing(model, region, key, seen)
     if region.journal.reads_all and not region.damage.pending:
         model.same_digest(region.name, region.digest())
     _check_tokens(model, region)
     region.stays.check(region)
+
+
+def _check_standing(model: Model, region: Region, key: str, seen: int) -> None:
+    """All concurrent values of a KEEP_BOTH field stand, and no others."""
+    expected = model.entity(key, seen)
+    if expected is not None:
+        for name, values in expected.standing.items():
+            found = sorted(region.standing(key, name))
+            if found != values:
+                raise Violation(f"{region.name} has {found} in {key} {name}, not {values}")
 
 
 def _check_tokens(model: Model, region: Region) -> None:
@@ -42,7 +54,7 @@ def check_entity(
     who: str,
     key: str,
     seen: int,
-    found: channel_pb2.Channel | None,
+    found: Message | None,
     hidden: frozenset[str] = frozenset(),
 ) -> None:
     """One entity is what the writes in `seen` make it; `hidden` fields are not looked at."""
@@ -51,21 +63,9 @@ def check_entity(
         if (expected is None) != (found is None):
             raise Violation(f"{who} {key} {'deleted' if found is None else 'alive'}")
         return
-    for name, value in expected.exact.items():
-        if name not in hidden and value_of(found, name) != value:
-            raise Violation(f"{who} {key} {name}={value_of(found, name)}, not {value}")
+    for name, right in expected.exact.items():
+        if name not in hidden and value(found, name) != right:
+            raise Violation(f"{who} {key} {name}={value(found, name)}, not {right}")
     for name, values in expected.choices.items():
-        if name.split(".")[0] not in hidden and value_of(found, name) not in values:
-            raise Violation(f"{who} {key} {name}={value_of(found, name)}, none of {set(values)}")
-
-
-def value_of(channel: channel_pb2.Channel, name: str) -> Any:
-    """A field's value in the model's terms."""
-    if name == "labels":
-        return frozenset(channel.labels)
-    if name == "assignment":
-        return channel.assignment.epoch, channel.assignment.region
-    value: Any = channel
-    for part in name.split("."):
-        value = getattr(value, part)
-    return value
+        if name.split(".")[0] not in hidden and value(found, name) not in values:
+            raise Violation(f"{who} {key} {name}={value(found, name)}, none of {set(values)}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from isthmus.channels.v1 import channel_pb2
+from google.protobuf.message import Message
 
-from mesh.replication import Transaction, WriteContext
-from mesh.replication.core import entities, horizon, links
+from mesh.replication import Transaction, WriteContext, conflicts
+from mesh.replication.core import entities, etags, horizon, links
 from mesh.replication.core.cells import SET
 from mesh.replication.core.clocks import covers
 from mesh.replication.core.digest import Digest
@@ -22,11 +22,12 @@ from mesh.replication.core.reach import Hearing
 from tests.simulation import residency
 from tests.simulation.damage import Damage
 from tests.simulation.disk import Disk, Record
+from tests.simulation.escrow import Escrow
 from tests.simulation.follower import Follower, Stream
+from tests.simulation.kinds import kind_of, value
 from tests.simulation.model import Violation
 from tests.simulation.office import Office
 from tests.simulation.repeats import Repeats
-from tests.support.regions import CHANNEL, SCHEMA
 from tests.support.signing import keyring
 
 if TYPE_CHECKING:
@@ -106,6 +107,7 @@ class Region:
         self.followers = {peer: Follower(self, peer) for peer in self.peers}
         self.repeats = Repeats(self)
         self._pending: dict[int, tuple[Write, int]] = {}
+        self.escrow = Escrow(self)
         self._linked: set[str] = set()
         self._busy = self._installing = False
         self.stability = horizon.Stability()
@@ -266,6 +268,7 @@ class Region:
             follower.settle()
         self.pump()
         self._flush_piece()
+        self.escrow.stored(visible.after)
         self.commit()
 
     def _failed(self, batch: Batch) -> None:
@@ -379,6 +382,7 @@ class Region:
         if self.journal.pass_time(self.wall_ms):
             self.commit()
         self.office.membership.follow_up()
+        self.escrow.hand_over()
         self.check_memory()
         if not self.world.disks_lost:  # what went with a disk was known, and is nowhere
             self.world.made.check(self)
@@ -412,15 +416,28 @@ class Region:
 
     # Reading.
 
-    def get(self, key: str) -> channel_pb2.Channel | None:
-        """A channel as every reader of the newest contract sees it."""
-        state = self.journal.committed.get((CHANNEL, key))
+    def get(self, key: str) -> Message | None:
+        """An entity as every reader of the newest contract sees it."""
+        kind = kind_of(key)
+        state = self.journal.committed.get((kind.name, key))
         if state is None or state.deleted:
             return None
-        schema = SCHEMA.entities[CHANNEL]
-        return channel_pb2.Channel.FromString(
+        schema = kind.schema.entities[kind.name]
+        return kind.message_class.FromString(
             entities.render(state, schema.rules, schema.key_field(key))
         )
+
+    def etag(self, key: str) -> bytes | None:
+        """What names a reading of an entity; None if it does not live."""
+        state = self.journal.committed.get((kind_of(key).name, key))
+        return None if state is None or state.deleted else etags.encode(state)
+
+    def standing(self, key: str, field: str) -> list[Any]:
+        """The values that stand in a KEEP_BOTH field."""
+        kind = kind_of(key)
+        state = self.journal.committed[kind.name, key]
+        found = conflicts.versions(state, kind.schema.entities[kind.name], field)
+        return [value(each.message, field) for each in found]
 
     def digest(self) -> bytes:
         """The digest of the state, computed anew and compared with the one that is kept."""

@@ -16,7 +16,10 @@ from mesh.replication.core.journal import Write
 from mesh.replication.membership import ENTITY as MEMBERS
 from mesh.replication.residency import whole
 from mesh.replication.schema import GroupSchema
+from tests.simulation.kinds import class_of
 from tests.simulation.model import Violation
+from tests.support.items import ENTITY as ITEM
+from tests.support.merging import ENTITY as THING
 from tests.support.regions import CHANNEL, contract
 
 if TYPE_CHECKING:
@@ -33,17 +36,19 @@ Values = dict[str, tuple[int, str]]
 def _entities(*without: str, stays: bool) -> list[Entity]:
     field = Field(FIELD, 3, (3,), Merge.LATEST, resident=stays)
     found = contract(*without).group_entities("channels")
-    return [replace(entity, fields=(*entity.fields, field)) for entity in found]
+    found = [replace(entity, fields=(*entity.fields, field)) for entity in found]
+    thing = replace(THING, fields=tuple(each for each in THING.fields if each.name not in without))
+    return [*found, thing, ITEM]
 
 
 def newest() -> GroupSchema:
     """The merge schema of the newest contract."""
-    return GroupSchema((*_entities(stays=True), MEMBERS))
+    return GroupSchema((*_entities(stays=True), MEMBERS), class_of)
 
 
 def older() -> GroupSchema:
     """That of one which does not have two of the fields yet, and sends this one everywhere."""
-    return GroupSchema((*_entities("profile", "labels", stays=False), MEMBERS))
+    return GroupSchema((*_entities("profile", "labels", stays=False), MEMBERS), class_of)
 
 
 NEWEST = newest()

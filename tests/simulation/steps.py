@@ -3,8 +3,11 @@
 regions NAME...               who takes part; comes first
 create REGION KEY,... F=V...  each write is one transaction, whatever it names; a,b is a list
 write REGION KEY,... F=V...   home_region=stays-REGION-V stays in the region
-add|remove REGION KEY,... labels=a,b
-increment REGION KEY,... takeovers=N
+add|remove REGION KEY,... F=a,b
+increment REGION KEY,... F=N
+put REGION KEY,... tags=a:1,b:2
+upsert REGION KEY,... F=V...  many at once, created if need be; `replace` clears the other fields
+look REGION KEY READER        keeps what a reader gets, for writes with `etag=READER` of that key
 delete REGION KEY,...
 attempt REGION ID KEY         increments takeovers, as an operation with an id that is sent once
 repeat REGION ID KEY          the same operation, as one that was perhaps sent elsewhere before
@@ -44,28 +47,35 @@ settle                        ends all faults, waits until all are equal, then u
 check KEY F=V...|deleted      the same in every region
 check equal                   digests and vectors
 
-What cannot be done, such as a write where no process runs, has no effect.
+A key's first letter says what it is: c a Channel, t a Thing with a field for each merge rule, i an
+Item, all of LATEST fields. What cannot be done, such as a write where no process runs, has no
+effect.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
-from isthmus.channels.v1 import channel_pb2
-
-from mesh.replication import AlreadyExists, NotAMember, NotFound, NotReplicated, Transaction
+from mesh.replication import (
+    AlreadyExists,
+    NotAMember,
+    NotFound,
+    NotReplicated,
+    RightsShort,
+    Transaction,
+)
 from mesh.replication.core import generations, snapshots
 from tests.simulation import residency
+from tests.simulation.kinds import kind_of, message, parse, value
 from tests.simulation.liar import LIES
-from tests.simulation.model import Op, Violation
+from tests.simulation.model import Look, Op, Violation
 from tests.simulation.reading import check_entity, check_reads
 from tests.simulation.region import Region
 from tests.simulation.world import World
 from tests.support.regions import CHANNEL
 
-Channel = channel_pb2.Channel
 _HIDDEN_FROM_OLDER = ("profile", "labels")
 
 
@@ -149,34 +159,64 @@ class Script:
     def do_delete(self, name: str, keys: str) -> None:
         self._write("delete", name, keys, ())
 
+    def do_put(self, name: str, keys: str, *fields: str) -> None:
+        self._write("put", name, keys, fields)
+
+    def do_upsert(self, name: str, keys: str, *fields: str) -> None:
+        self._write("upsert", name, keys, fields)
+
+    def do_replace(self, name: str, keys: str, *fields: str) -> None:
+        self._write("replace", name, keys, fields)
+
+    def do_look(self, name: str, key: str, reader: str) -> None:
+        region = self.world.regions[name]
+        if region.up and region.etag(key) is not None and not region.damage.concerns(key):
+            seen = self.world.model.held[name].writes
+            generation, _ = self.world.model.generation(key, seen)
+            self.world.model.looks[reader] = Look(key, generation, region.etag(key), seen)
+
     def _write(
         self, verb: str, name: str, keys: str, fields: Sequence[str], operation: str = ""
     ) -> None:
         region = self.world.regions[name]
-        if not region.up or any(map(region.damage.concerns, keys.split(","))):
+        fields, reader = _reader(fields)
+        look = self.world.model.looks.get(reader)
+        if not region.up or (reader and (look is None or look.key != keys)):
+            return
+        if any(map(region.damage.concerns, keys.split(","))):
             return
         model = self.world.model
         seen = region.seen
-        values = _values(fields)
-        shared = {name: value for name, value in values.items() if name != residency.FIELD}
+        values = parse(fields)
+        shared = {name: each for name, each in values.items() if name != residency.FIELD}
         ops = []
         may = True
+        bulk = verb in ("upsert", "replace")
         for key in keys.split(","):
             generation, lives = model.generation(key, seen)
-            may = may and lives != (verb == "create")
+            may = may and (bulk or lives != (verb == "create"))
             kept = shared
-            if verb == "create":
+            if verb == "create" or (bulk and not lives):
                 clock_ms = region.journal.clock_ms(region.wall_ms)
                 generation = generations.last_before(generation, clock_ms) + 1
-                if not region.newest:
-                    kept = {n: v for n, v in shared.items() if not n.startswith(_HIDDEN_FROM_OLDER)}
-            ops.append(Op(key, generation, verb, kept))
+            if verb == "create" and not region.newest:
+                kept = {n: v for n, v in shared.items() if not n.startswith(_HIDDEN_FROM_OLDER)}
+            if verb == "replace":
+                kept = {name: shared.get(name, "") for name in kind_of(key).rules}
+            read = None
+            if look is not None:
+                read = look.seen & seen if look.generation == generation else 0
+            ops.append(Op(key, generation, verb, kept, read))
 
         def change(transaction: Transaction) -> None:
             for op in ops:
-                found = transaction.get(Channel, op.key)
+                found = transaction.get(kind_of(op.key).message_class, op.key)
                 check_entity(model, f"a writer in {name} sees", op.key, seen, found, region.hidden)
-                _change(transaction, op.key, verb, values)
+                if not bulk:
+                    _change(transaction, op, values, look.etag if look else None)
+            if bulk:
+                messages = [message(op.key, values) for op in ops]
+                transaction.upsert(messages, *(values if verb == "upsert" else ()))
 
         stays: residency.Values = {}
         if residency.FIELD in values:
@@ -191,6 +231,8 @@ class Script:
         except NotAMember:
             if region.journal.members.writes(name):
                 raise
+        except RightsShort as short:
+            region.escrow.ask(short)
         except (AlreadyExists, NotFound) as error:
             if may:
                 raise Violation(f"refused without a reason: {error}") from error
@@ -375,50 +417,31 @@ class Script:
         self.world.settle()
 
 
-def _values(fields: Sequence[str]) -> dict[str, Any]:
-    """Fields in the model's terms; `assignment.epoch` and `.region` are one."""
-    values: dict[str, Any] = {}
-    for field in fields:
-        name, _, text = field.partition("=")
-        if name == "labels":
-            values[name] = tuple(text.split(","))
-        elif name.startswith("assignment."):
-            epoch, region = values.get("assignment", (0, ""))
-            values["assignment"] = (epoch, text) if name.endswith("region") else (int(text), region)
-        else:
-            values[name] = text if name in ("title", residency.FIELD) else int(text)
-    return values
+def _reader(fields: Sequence[str]) -> tuple[tuple[str, ...], str]:
+    """The fields, and the reader whose etag comes with them."""
+    readers = [field[5:] for field in fields if field.startswith("etag=")]
+    return tuple(f for f in fields if not f.startswith("etag=")), "".join(readers)
 
 
-def _change(transaction: Transaction, key: str, verb: str, values: dict[str, Any]) -> None:
-    if verb == "delete":
-        transaction.delete(Channel, key)
-    elif verb == "add":
-        transaction.add(Channel, key, "labels", *values["labels"])
-    elif verb == "remove":
-        transaction.remove(Channel, key, "labels", *values["labels"])
-    elif verb == "increment":
-        transaction.increment(Channel, key, "takeovers", values["takeovers"])
-    elif verb == "create":
-        transaction.create(_message(key, values))
-    else:
-        transaction.set(_message(key, values), *values)
-
-
-def _message(key: str, values: dict[str, Any]) -> Channel:
-    message = Channel(channel_id=key)
-    for name, value in values.items():
-        if name == "labels":
-            message.labels.extend(value)
-        elif name == "assignment":
-            message.assignment.epoch, message.assignment.region = value
-        else:
-            *way, last = name.split(".")
-            parent: Any = message
-            for part in way:
-                parent = getattr(parent, part)
-            setattr(parent, last, value)
-    return message
+def _change(transaction: Transaction, op: Op, values: Mapping[str, Any], etag: Any) -> None:
+    type, key = kind_of(op.key).message_class, op.key
+    match op.verb:
+        case "delete":
+            transaction.delete(type, key)
+        case "add":
+            transaction.add(type, key, "labels", *values["labels"])
+        case "put":
+            transaction.put(type, key, "tags", values["tags"], etag=etag)
+        case "remove":
+            for name, gone in values.items():
+                transaction.remove(type, key, name, *gone, etag=etag)
+        case "increment":
+            for name, by in values.items():
+                transaction.increment(type, key, name, by)
+        case "create":
+            transaction.create(message(key, values))
+        case _:
+            transaction.set(message(key, values), *values, etag=etag)
 
 
 def _check(region: Region, key: str, fields: tuple[str, ...]) -> None:
@@ -429,8 +452,13 @@ def _check(region: Region, key: str, fields: tuple[str, ...]) -> None:
     assert found is not None, f"{region.name} has no {key}"
     for field in fields:
         name, _, text = field.partition("=")
-        value: Any = found
-        for part in name.split("."):
-            value = getattr(value, part)
-        shown = ",".join(value) if name == "labels" else str(value)
+        if name == "standing":
+            shown = ",".join(sorted(region.standing(key, "note")))
+        elif name == "labels":
+            shown = ",".join(sorted(value(found, name)))
+        else:
+            each: Any = found
+            for part in name.split("."):
+                each = each[part] if isinstance(each, MutableMapping) else getattr(each, part)
+            shown = str(each)
         assert shown == text, f"{region.name} has {name} {shown}"

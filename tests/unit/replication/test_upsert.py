@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 import pytest
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 from isthmus.channels.v1 import channel_pb2
 
-from mesh.contracts.model import Entity, Field, Location, Merge
 from mesh.replication.core import entities
 from mesh.replication.core.shapes import DEEPEST, Packed
 from mesh.replication.errors import NotReplicated
-from mesh.replication.schema import GroupSchema
+from tests.support.items import ITEM, NAMES, SCHEMA, Item, item_class
 from tests.support.regions import Region
 
-_Field = descriptor_pb2.FieldDescriptorProto
-ITEM = "isthmus.tests.Item"
-NAMES = ("first", "second", "third")
-
-
-def _item(*names: str) -> type[Message]:
-    file = descriptor_pb2.FileDescriptorProto(
-        name="isthmus/tests/item.proto", package="isthmus.tests", syntax="proto3"
-    )
-    message = file.message_type.add(name="Item")
-    for number, name in enumerate(("id", *names), 1):
-        message.field.add(
-            name=name, number=number, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL
-        )
-    pool = descriptor_pool.DescriptorPool()
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName(ITEM))
-
-
-Item, NewerItem = _item(*NAMES), _item(*NAMES, "fourth")
-FIELDS = tuple(Field(name, at, (at,), Merge.LATEST) for at, name in enumerate(NAMES, 2))
-ENTITY = Entity(ITEM, "items", "id", 1, False, FIELDS, Location("isthmus/tests/item.proto", 1))
-SCHEMA = GroupSchema([ENTITY], lambda name: Item)
+NewerItem = item_class(*NAMES, "fourth")
 
 
 def region(name: str = "eu", peer: str = "us") -> Region:

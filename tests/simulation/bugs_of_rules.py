@@ -1,0 +1,98 @@
+"""Bugs of merge rules and of how they are written, each a patch around a run: see `bugs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+from unittest.mock import patch
+
+from mesh.replication import deltas
+from mesh.replication.core import etags
+from mesh.replication.core.cells import FIRST
+from mesh.replication.core.rules import dots, escrow, ordered, registers, stamped
+from mesh.replication.core.shapes import Packed
+
+
+def first_lets_a_later_writer_win() -> Iterator[None]:
+    real = deltas.of_set
+
+    def of_set(each: Any, message: Any, *rest: Any, named: bool) -> bytes | None:
+        if each.rule == FIRST:
+            return each.value(message) or None
+        return real(each, message, *rest, named=named)
+
+    with (
+        patch.object(deltas, "of_set", of_set),
+        patch.object(stamped.First, "join", stamped.Latest.join),
+    ):
+        yield
+
+
+def min_is_taken_for_max() -> Iterator[None]:
+    with patch.object(ordered.Min, "join", ordered.Max.join):
+        yield
+
+
+def keep_both_drops_a_concurrent_value() -> Iterator[None]:
+    real = registers.KeepBoth.join
+
+    def join(self: Any, one: Any, other: Any) -> Any:
+        live, seen, beyond = real(self, one, other)
+        latest = max(live, key=lambda dot: (live[dot][0], dot), default=None)
+        return {dot: live[dot] for dot in live if dot == latest}, seen, beyond
+
+    with patch.object(registers.KeepBoth, "join", join):
+        yield
+
+
+def a_concurrent_removal_brings_an_entry_back() -> Iterator[None]:
+    real = registers.Map.join
+
+    def join(self: Any, one: Any, other: Any) -> Any:
+        live, seen, beyond = real(self, one, other)
+        return (live or {**one[0], **other[0]}), seen, beyond
+
+    with patch.object(registers.Map, "join", join):
+        yield
+
+
+def an_etag_is_not_looked_at() -> Iterator[None]:
+    with patch.object(etags, "read", lambda *_: None):
+        yield
+
+
+def dots_are_numbered_anew() -> Iterator[None]:
+    def delta(state: Any, origin: Any, written: Any, gone: Any) -> bytes:
+        return real(None if state is None else (state[0], {}, state[2]), origin, written, gone)
+
+    real = dots.delta
+    with patch.object(registers, "delta", delta):
+        yield
+
+
+def a_bounded_counter_is_a_counter() -> Iterator[None]:
+    def taken(rows: Any, origin: Any, amount: int, former: Any) -> Any:
+        row = rows.get(origin, escrow.NOTHING)
+        return {origin: row._replace(spent=row.spent + amount)}
+
+    with patch.object(escrow, "taken", taken):
+        yield
+
+
+def older_contents_lie_over_newer_ones() -> Iterator[None]:
+    real = Packed.over
+
+    with patch.object(Packed, "over", lambda self, older: real(older, self)):
+        yield
+
+
+BUGS_OF_RULES = (
+    first_lets_a_later_writer_win,
+    min_is_taken_for_max,
+    keep_both_drops_a_concurrent_value,
+    a_concurrent_removal_brings_an_entry_back,
+    an_etag_is_not_looked_at,
+    dots_are_numbered_anew,
+    a_bounded_counter_is_a_counter,
+    older_contents_lie_over_newer_ones,
+)
