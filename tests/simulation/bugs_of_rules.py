@@ -9,8 +9,10 @@ from unittest.mock import patch
 from mesh.replication import deltas
 from mesh.replication.core import etags
 from mesh.replication.core.cells import FIRST
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.rules import dots, escrow, ordered, registers, stamped
 from mesh.replication.core.shapes import Packed
+from mesh.replication.core.wire import read_varint
 
 
 def first_lets_a_later_writer_win() -> Iterator[None]:
@@ -61,12 +63,42 @@ def an_etag_is_not_looked_at() -> Iterator[None]:
         yield
 
 
+def an_etag_of_an_earlier_life_counts() -> Iterator[None]:
+    real = etags.read
+
+    def read(etag: bytes | None, state: Any, cell: Any) -> Any:
+        named = state if etag is None else state._replace(generation=read_varint(etag, 0)[0])
+        return real(etag, named, cell)
+
+    with patch.object(etags, "read", read):
+        yield
+
+
 def dots_are_numbered_anew() -> Iterator[None]:
     def delta(state: Any, origin: Any, written: Any, gone: Any) -> bytes:
         return real(None if state is None else (state[0], {}, state[2]), origin, written, gone)
 
     real = dots.delta
     with patch.object(registers, "delta", delta):
+        yield
+
+
+def a_restored_backup_spends_its_rights_again() -> Iterator[None]:
+    def former(self: Journal) -> list[Any]:
+        return [o for o in self.vector if o.region == self.region and o != self.origin]
+
+    with patch.object(Journal, "former", property(former)):
+        yield
+
+
+def rights_that_are_given_are_kept() -> Iterator[None]:
+    real = escrow.rights
+
+    def rights(rows: Any, origin: Any) -> int:
+        mine = rows.get(origin, escrow.NOTHING)
+        return real({**rows, origin: mine._replace(given={})}, origin)
+
+    with patch.object(escrow, "rights", rights):
         yield
 
 
@@ -82,7 +114,10 @@ def a_bounded_counter_is_a_counter() -> Iterator[None]:
 def older_contents_lie_over_newer_ones() -> Iterator[None]:
     real = Packed.over
 
-    with patch.object(Packed, "over", lambda self, older: real(older, self)):
+    def over(self: Packed, older: Any) -> Any:
+        return real(older, self) if isinstance(older, Packed) else real(self, older)
+
+    with patch.object(Packed, "over", over):
         yield
 
 
@@ -92,7 +127,10 @@ BUGS_OF_RULES = (
     keep_both_drops_a_concurrent_value,
     a_concurrent_removal_brings_an_entry_back,
     an_etag_is_not_looked_at,
+    an_etag_of_an_earlier_life_counts,
     dots_are_numbered_anew,
+    a_restored_backup_spends_its_rights_again,
+    rights_that_are_given_are_kept,
     a_bounded_counter_is_a_counter,
     older_contents_lie_over_newer_ones,
 )

@@ -37,12 +37,13 @@ class Op(NamedTuple):
 
 
 class Look(NamedTuple):
-    """What a reader got of an entity: its etag, and the bits of the writes behind it."""
+    """What a reader got of an entity: its etag, the bits of the writes behind it, and what not."""
 
     key: str
     generation: int
     etag: bytes | None
     seen: int
+    hidden: frozenset[str]
 
 
 @dataclass

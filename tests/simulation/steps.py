@@ -170,10 +170,12 @@ class Script:
 
     def do_look(self, name: str, key: str, reader: str) -> None:
         region = self.world.regions[name]
-        if region.up and region.etag(key) is not None and not region.damage.concerns(key):
-            seen = self.world.model.held[name].writes
-            generation, _ = self.world.model.generation(key, seen)
-            self.world.model.looks[reader] = Look(key, generation, region.etag(key), seen)
+        etag = region.etag(key) if region.up and not region.damage.concerns(key) else None
+        if etag is not None:
+            model = self.world.model
+            seen = model.held[name].writes
+            generation, _ = model.generation(key, seen)
+            model.looks[reader] = Look(key, generation, etag, seen, region.hidden)
 
     def _write(
         self, verb: str, name: str, keys: str, fields: Sequence[str], operation: str = ""
@@ -205,7 +207,8 @@ class Script:
                 kept = {name: shared.get(name, "") for name in kind_of(key).rules}
             read = None
             if look is not None:
-                read = look.seen & seen if look.generation == generation else 0
+                unread = look.generation != generation or not look.hidden.isdisjoint(shared)
+                read = 0 if unread else look.seen & seen
             ops.append(Op(key, generation, verb, kept, read))
 
         def change(transaction: Transaction) -> None:
