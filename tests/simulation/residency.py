@@ -102,12 +102,14 @@ class Stays:
         """Readers see the last value of the entity's life, and no other is kept."""
         journal = region.journal
         for entity, section in journal.residents.committed.items():
+            if region.damage.concerns(entity[1]):
+                continue
             state = journal.committed[entity]
             if state.deleted or state.generation != section.generation:
                 raise Violation(f"{region.name} keeps values of {entity[1]} beyond its life")
         for key, (generation, value) in self._expected.items():
             state = journal.committed.get((CHANNEL, key))
-            if state is None or state.deleted:
+            if state is None or state.deleted or region.damage.concerns(key):
                 continue
             section = journal.residents.committed.get((CHANNEL, key))
             shown = whole(state, section, NEWEST.entities[CHANNEL], region.name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import frame_pb2
@@ -48,6 +48,7 @@ def test_a_signature_proves_its_head_and_no_other() -> None:
     assert keys.examine(HEAD, elsewhere) is Verdict.FALSE
 
 
+@settings(deadline=None)
 @given(st.text(max_size=9), st.text(max_size=9), st.text(max_size=9), st.text(max_size=9))
 def test_names_do_not_run_into_one_another(g: str, r: str, group: str, region: str) -> None:
     one = Keyring(g)._content(HEAD._replace(origin=Origin(r, 7)))
@@ -144,6 +145,7 @@ class Relay:
         return sum(self.us.journal.taken.values())
 
 
+@settings(deadline=None)
 @given(st.lists(st.booleans(), min_size=5, max_size=5))
 def test_one_signature_proves_all_before_it(eu: Region, has: list[bool]) -> None:
     relay = Relay(eu)
@@ -156,6 +158,7 @@ def test_one_signature_proves_all_before_it(eu: Region, has: list[bool]) -> None
     assert not relay.relayed.release()
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_a_relay_makes_of_a_chain_is_never_taken(eu: Region, data: st.DataObject) -> None:
     """Whatever it leaves out, repeats, reorders or alters: only true frames are ever taken."""
