@@ -653,9 +653,8 @@ class Group:
                     watcher.offer(ReachChanged(reach))
             now = self._monotonic_ms()
             linked = {peer for peer in self.peers if self._hearing.linked(peer, now)}
-            if linked != self._linked:
-                self._linked = linked
-                self._links.linked_changed(linked)
+            self._linked = linked
+            self._links.relay(linked)
 
 
 def _link_max_age(contract: Contract) -> float | None:

@@ -105,11 +105,16 @@ class Links:
         for signal in self.signals:
             signal.set()
 
-    def linked_changed(self, linked: Iterable[str]) -> None:
-        """What comes from a region that is not heard itself is wanted from all others."""
+    def relay(self, linked: Iterable[str]) -> None:
+        """What comes from a region that is not heard itself is wanted from all others.
+
+        So is, from who has it, what a region that is heard has lost.
+        """
         lost = set(self._group.peers).difference(linked)
-        for follower in self._followers.values():
-            follower.relay(lost)
+        views = {peer: follower.view for peer, follower in self._followers.items()}
+        taken = self._group.journal.taken
+        for peer, follower in self._followers.items():
+            follower.relay(lost | core.bereft(peer, views, taken))
 
     def status(self) -> list[link_pb2.LinkStatus]:
         """How each link stands, by peer."""
@@ -233,8 +238,9 @@ class _Follower:
 
     def relay(self, lost: Iterable[str]) -> None:
         """Wants lost regions' changes from this peer too."""
-        self.lost = frozenset(lost)
-        self.committed()
+        if self.lost != lost:
+            self.lost = frozenset(lost)
+            self.committed()
 
     def wanted(self) -> set[str]:
         """The regions whose changes are wanted from this peer: its own, and this region's past."""

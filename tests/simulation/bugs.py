@@ -562,5 +562,11 @@ def what_a_snapshot_has_forgotten_lives_on() -> Iterator[None]:
         yield
 
 
+@_bug
+def what_a_region_has_lost_is_wanted_from_it_alone() -> Iterator[None]:
+    with _replaced(links, "bereft", lambda *_: set()):
+        yield
+
+
 for _each in BUGS_OF_RULES:
     _bug(_each)

@@ -7,6 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 from mesh.replication.core import recovery, repair
+from mesh.replication.core.damage import Damages
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import checksum
 from mesh.replication.core.integrity import Integrity
@@ -51,4 +52,10 @@ def checksums_of_stored_states_are_not_checked() -> Iterator[None]:
 @bug
 def ranges_are_compared_whatever_touched_them() -> Iterator[None]:
     with patch.object(Recent, "beyond", lambda self, vector: []):
+        yield
+
+
+@bug
+def what_is_damaged_is_given_in_snapshots() -> Iterator[None]:
+    with patch.object(Damages, "any_state", property(lambda self: False)):
         yield

@@ -62,10 +62,11 @@ class Follower:
         if not self.streams:
             self.open()
 
-    def relay(self, lost: frozenset[str]) -> None:
+    def relay(self, lost: set[str]) -> None:
         """Wants lost regions' changes from this peer too."""
-        self._lost = lost
-        self.settle()
+        if self._lost != lost:
+            self._lost = frozenset(lost)
+            self.settle()
 
     def settle(self) -> None:
         """Takes what is proven, says what is durable, and what is wanted."""

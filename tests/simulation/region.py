@@ -368,12 +368,11 @@ class Region:
 
     def _tick(self) -> None:
         now = self.world.timeline.now
-        linked = {peer for peer in self.peers if self.hearing.linked(peer, now)}
-        if linked != self._linked:
-            self._linked = linked
-            lost = frozenset(self.peers) - linked
-            for follower in self.followers.values():
-                follower.relay(lost)
+        self._linked = {peer for peer in self.peers if self.hearing.linked(peer, now)}
+        lost = set(self.peers) - self._linked
+        views = {peer: follower.view for peer, follower in self.followers.items()}
+        for peer, follower in self.followers.items():
+            follower.relay(lost | links.bereft(peer, views, self.journal.taken))
         for follower in self.followers.values():
             follower.tick()
             follower.settle()

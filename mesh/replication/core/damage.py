@@ -117,6 +117,12 @@ class Damages:
         damage = self.wanted(entity)
         return damage is not None and damage.kind == DIVERGENCE
 
+    @property
+    def any_state(self) -> bool:
+        """Whether the state of some entity here is known not to be what was written."""
+        found = self._open[True].values()
+        return any(damage.entity and damage.kind != DIVERGENCE for damage in found)
+
     def open(self, *, from_peers: bool) -> list[Damage]:
         """What is not repaired: what takes other regions, or what memory knows."""
         return list(self._open[from_peers].values())

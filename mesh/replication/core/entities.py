@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Container, Iterable, Mapping
+from contextlib import suppress
 from functools import lru_cache, partial
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -420,8 +421,15 @@ def _leaves(state: EntityState, chosen: Mapping[bytes, int]) -> list[tuple[tuple
 
 
 def content(state: EntityState) -> bytes:
-    """The cells of an entity as a serialized message, without its key and whatever the contract."""
-    return _message(sorted(_leaves(state, dict(sorted(state.cells)))), 0)
+    """The cells of an entity as a serialized message, without its key and whatever the contract.
+
+    A cell that changed by itself in memory, and cannot be read since, is left out.
+    """
+    leaves: list[tuple[tuple[int, ...], bytes]] = []
+    for cell in sorted(state.cells):
+        with suppress(ChainBroken):
+            leaves += _leaves(state, dict([cell]))
+    return _message(leaves, 0)
 
 
 def enclosed(path: bytes, value: bytes) -> bytes:

@@ -38,6 +38,8 @@ class Giving:
 
     def offer(self, now_ms: int) -> list[link_pb2.FollowResponse]:
         """What to say when frames are missing that the receiver needs."""
+        if self._journal.integrity.damages.any_state:
+            return []  # Once it is repaired; another peer may be whole.
         last = self._offered_ms
         if last is not None and 0 <= now_ms - last < OFFERED_EVERY_MS:
             return []
@@ -49,6 +51,8 @@ class Giving:
         self, message: snapshot_pb2.SnapshotRequest, now_ms: int, durable: Mapping[Origin, int]
     ) -> list[link_pb2.FollowResponse]:
         """The receiver, which has `durable`, takes the offer: says what comes."""
+        if self._journal.integrity.damages.any_state:
+            return []
         self._capture = self._journal.capture(message.id, now_ms, durable)
         header = self._capture.header
         known = message.id == header.id and self._capture.has(message.pieces)
@@ -58,6 +62,9 @@ class Giving:
 
     def pieces(self, most_bytes: int, now_ms: int) -> list[link_pb2.FollowResponse]:
         """The next pieces, until there are so many bytes."""
+        damaged = self._journal.integrity.damages.any_state
+        if self._capture is not None and (damaged or self._capture.spoilt):
+            self._capture = self._next = None
         messages: list[link_pb2.FollowResponse] = []
         size = 0
         while self._capture is not None and self._next is not None and size < most_bytes:

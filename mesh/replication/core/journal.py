@@ -712,7 +712,7 @@ class Journal:
         if entity in self._overlay or entity in in_flight:
             return None
         before = self.committed.pop(entity, None)
-        self.captures.replaced({entity: before})
+        self.captures.spoil()
         visible = Visible()
         if state is not None:
             self.committed[entity] = after = state

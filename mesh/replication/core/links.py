@@ -105,6 +105,24 @@ class PeerView:
     """What its wall clock showed in its last heartbeat; 0 if it never said."""
 
 
+def bereft(peer: str, views: Mapping[str, PeerView], taken: Mapping[Origin, int]) -> set[str]:
+    """The regions that lost a former life of their own, of which a peer has more than is here.
+
+    By what all of them say of themselves: such a region is heard, and yet cannot send it.
+    """
+    found = set()
+    for origin, sequence in views[peer].vector.items():
+        own = views.get(origin.region)
+        if own is None or own.origin is None or sequence <= taken.get(origin, 0):
+            continue
+        if sequence > own.vector.get(origin, 0) and any(
+            life.region == origin.region and life.incarnation > origin.incarnation
+            for life in (own.origin, *own.vector)
+        ):
+            found.add(origin.region)
+    return found
+
+
 class Receiver:
     """The end that asks for changes. One object serves one stream."""
 

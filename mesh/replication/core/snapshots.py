@@ -180,6 +180,8 @@ class Capture:
         now_ms: int,
     ) -> None:
         self.header = header
+        self.spoilt = False
+        """Whether it may hold what was damaged: it is given to nobody any more."""
         self.taken_ms = self.used_ms = now_ms
         self._until_ms = until_ms
         self._committed = committed
@@ -268,6 +270,12 @@ class Captures:
         """What entities were until now."""
         for capture in self._held:
             capture.replaced(states)
+
+    def spoil(self) -> None:
+        """An entity is damaged, or was: what was captured until now may hold that."""
+        for capture in self._held:
+            capture.spoilt = True
+        self._held.clear()
 
     def find(self, id: bytes, now_ms: int) -> Capture | None:
         """The capture that somebody has a part of."""

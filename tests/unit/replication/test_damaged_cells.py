@@ -166,3 +166,14 @@ def test_what_is_unreadable_is_logged_once(caplog: pytest.LogCaptureFixture) -> 
 def test_no_cell_stands_for_the_key(path: bytes, delta: bytes) -> None:
     channel = received(path, LATEST, delta).get("c1")
     assert channel is not None and channel.channel_id == "c1"
+
+
+def test_a_cell_that_changed_by_itself_is_left_out_of_what_a_conflict_tells() -> None:
+    us = received(LABELS, SET, added(b"\x52\x01x"))
+    state = us.journal.committed[CHANNEL, "c1"]
+    whole = entities.content(state)
+    assert Channel.FromString(whole).labels == ["x"]
+    live, seen, beyond = state.cells[LABELS, SET]
+    damaged = (dict.fromkeys(live, b"\x52\x05x"), seen, beyond)
+    left = entities.content(state._replace(cells={**state.cells, (LABELS, SET): damaged}))
+    assert Channel.FromString(left) == Channel(title="news")

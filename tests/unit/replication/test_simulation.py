@@ -90,6 +90,8 @@ SHOWN: dict[str, int | str] = {
     "what_stays_in_a_region_is_sent": "stays-after-a-rollback",
     "what_stays_is_not_in_the_commit": 0,
     "what_stays_outlives_a_delete": "stays-after-a-rollback",
+    "what_a_region_has_lost_is_wanted_from_it_alone": "a-former-life-relayed",
+    "what_is_damaged_is_given_in_snapshots": "damage-is-not-given-on",
 }
 """Seeds and scenarios that showed bugs: tried first, to save time. They may be any."""
 
