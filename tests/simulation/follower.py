@@ -187,6 +187,7 @@ class Stream:
         source.refuse(lost)
         if not message.HasField("credit"):
             source.office.membership.durable.acknowledged(self._target.name, self._sender.durable)
+            source.calls.look()
         for answer in answers:
             self._down.send(answer)
         self.pump()

@@ -77,6 +77,9 @@ class Model:
         self.operations: dict[str, int] = {}
         """By operation id, its attempts that were not answered by the result of another one."""
         self._disks_lost = False
+        self.losses = 0
+        """How many disks were replaced."""
+        self._enduring: dict[int, int] = {}
         self._by_key: dict[str, int] = {}
         self._written: dict[str, int] = {}
         self._numbers: dict[tuple[Origin, int], int] = {}
@@ -104,6 +107,10 @@ class Model:
         """The write does this too."""
         self._writes[number].ops.append(op)
         self._by_key[op.key] = self._by_key.get(op.key, 0) | 1 << number
+
+    def endures(self, bit: int, losses: int) -> None:
+        """A write was acknowledged as on so many disks: it is there until all of them are lost."""
+        self._enduring[bit] = self.losses + losses
 
     def all_keys(self) -> Iterable[str]:
         """All keys that any write named."""
@@ -192,6 +199,11 @@ class Model:
                 writes |= 1 << number
             else:
                 self._free.add((origin, sequence))
+        self.losses += 1
+        for bit, most in self._enduring.items():
+            if not writes & bit and self.losses < most:
+                raise Violation(f"{_named(bit)} went with fewer disks than it was said to be on")
+        self._enduring = {bit: most for bit, most in self._enduring.items() if writes & bit}
         self.acknowledged &= writes
         self.tokens.clear()
         self.looks.clear()

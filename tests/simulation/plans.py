@@ -12,6 +12,10 @@ from random import Random
 from tests.simulation import writes
 from tests.simulation.liar import LIES
 
+_CALLS = frozenset(
+    ("read", "create", "write", "add", "remove", "increment", "put", "upsert", "delete")
+)
+
 Maker = Callable[[Random, list[str]], list[str]]
 
 
@@ -44,12 +48,26 @@ def plan(seed: int, most_regions: int = 100, focus: Collection[str] = ()) -> lis
         _among(lines, Random(f"operations {seed}"), 0.3, _operation, names)  # noqa: S311 # as above
         _among(lines, Random(f"damage {seed}"), 0.25, _damage, names)  # noqa: S311 # as above
         _among(lines, Random(f"members {seed}"), 0.25, _members, names)  # noqa: S311 # as above
+    if (focus and "calls" in focus) or (not focus and seed % 8 in (3, 6)):
+        lines = list(_with_clients(lines, Random(f"clients {seed}")))  # noqa: S311 # as above
     return [*lines, "settle"]
 
 
 def _kinds(seed: int) -> str:
     """Of which kinds the entities of a seed are; the others go on showing what they showed."""
     return ("t", "i", "t", "cti")[seed // 4 % 4] if seed % 4 == 2 else "c"
+
+
+def _with_clients(lines: list[str], random: Random) -> Iterator[str]:
+    """Sessions read and write, and writes wait for the disks of several regions."""
+    for line in lines:
+        dice = random.random()
+        if line.split()[0] not in _CALLS or dice > 0.8:
+            yield line
+        elif dice < 0.5 or line.startswith("read"):
+            yield f"by s{random.randint(1, 3)} {line}"
+        else:
+            yield f"sure {random.choice(('ONE_PEER', 'MAJORITY'))} {line}"
 
 
 def _among(lines: list[str], random: Random, share: float, make: Maker, names: list[str]) -> None:

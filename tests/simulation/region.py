@@ -20,6 +20,7 @@ from mesh.replication.core.members import State
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import Hearing
 from tests.simulation import residency
+from tests.simulation.clients import Call, Calls
 from tests.simulation.damage import Damage
 from tests.simulation.disk import Disk, Record
 from tests.simulation.escrow import Escrow
@@ -108,6 +109,7 @@ class Region:
         self.repeats = Repeats(self)
         self._pending: dict[int, tuple[Write, int]] = {}
         self.escrow = Escrow(self)
+        self.calls = Calls(self)
         self._linked: set[str] = set()
         self._busy = self._installing = False
         self.stability = horizon.Stability()
@@ -157,6 +159,7 @@ class Region:
         self.stays.disk_replaced()
         self._same_disk = False
         self.world.disks_lost = True
+        self.world.clients.clear()
         self.world.model.disk_lost(r.disk.vector() for r in self.world.regions.values())
 
     def living(self, do: Callable[[], None]) -> Callable[[], None]:
@@ -191,7 +194,11 @@ class Region:
         return pending
 
     def write(
-        self, number: int, change: Callable[[Transaction], None], stays: residency.Values
+        self,
+        number: int,
+        change: Callable[[Transaction], None],
+        stays: residency.Values,
+        call: Call | None = None,
     ) -> None:
         """Queues a write under its number in the model; `stays` is what it keeps in the region."""
         now_ms = self.wall_ms
@@ -209,6 +216,8 @@ class Region:
         # What changes nothing elsewhere is nothing to the model.
         bit = 1 << number if write.count else 0
         self._pending[id(write)] = write, bit
+        if bit and call is not None:
+            self.calls.made(bit, call)
         self.stays.begun(write, stays)
         self.journal.submit(write)
         done = self.living(lambda: self._check_done(number, bit))
@@ -260,6 +269,8 @@ class Region:
         for write in batch.writes:
             _, bit = self._pending.pop(id(write))
             self.world.model.acknowledged |= bit
+            if bit and batch.local is not None:
+                self.calls.stored(bit, {batch.local.origin: batch.local.last})
             self.stays.ended(write, stored=True)
             self.office.acknowledged(bit.bit_length() - 1)
         self.refuse(visible.lost)

@@ -11,6 +11,8 @@ look REGION KEY READER        keeps what a reader gets, for writes with `etag=RE
 delete REGION KEY,...
 attempt REGION ID KEY         increments takeovers, as an operation with an id that is sent once
 repeat REGION ID KEY          the same operation, as one that was perhaps sent elsewhere before
+by CLIENT LINE...             a read or write of a session, which carries its token along
+sure ONE_PEER|MAJORITY LINE.. a write that is acknowledged once so many regions have it on disk
 read REGION                   compares all that a reader sees with the model
 wait MS
 partition A B | A>B           cuts both directions, or one
@@ -58,6 +60,7 @@ from collections.abc import Iterable, Mapping, MutableMapping, Sequence
 from typing import Any
 from unittest.mock import patch
 
+from mesh.contracts.model import Durability
 from mesh.replication import (
     AlreadyExists,
     NotAMember,
@@ -68,6 +71,7 @@ from mesh.replication import (
 )
 from mesh.replication.core import generations, snapshots
 from tests.simulation import residency
+from tests.simulation.clients import Call, Client
 from tests.simulation.kinds import kind_of, message, parse, value
 from tests.simulation.liar import LIES
 from tests.simulation.model import Look, Op, Violation
@@ -112,6 +116,7 @@ class Script:
     """Runs lines against a world."""
 
     world: World
+    _call = Call()
 
     def run(self, line: str) -> None:
         """Runs one line."""
@@ -230,7 +235,7 @@ class Script:
         for op in ops:
             model.note(number, op)
         try:
-            region.write(number, change, stays)
+            region.write(number, change, stays, self._call)
         except NotAMember:
             if region.journal.members.writes(name):
                 raise
@@ -245,6 +250,24 @@ class Script:
         else:
             if not may:
                 raise Violation(f"{verb} was not refused")
+
+    def do_by(self, client: str, *line: str) -> None:
+        region = self.world.regions[line[1]]
+        session = self.world.clients.setdefault(client, Client())
+        if region.up and session.may_use(region):
+            self._as(Call(session), line)
+            if line[0] == "read":
+                session.answered(region)
+
+    def do_sure(self, durability: str, *line: str) -> None:
+        self._as(Call(durability=Durability[durability]), line)
+
+    def _as(self, call: Call, line: Sequence[str]) -> None:
+        self._call = call
+        try:
+            self.run(" ".join(line))
+        finally:
+            self._call = Call()
 
     def do_read(self, name: str) -> None:
         region = self.world.regions[name]

@@ -16,6 +16,7 @@ from mesh.replication.core.errors import (
     WrongRegion,
 )
 from mesh.replication.core.members import State
+from tests.simulation.clients import Client
 from tests.simulation.lagging import Made
 from tests.simulation.model import Model, Violation
 from tests.simulation.network import Path, Timeline
@@ -45,6 +46,7 @@ class World:
         self.model = Model(names)
         self.made = Made()
         self.ledger = Ledger()
+        self.clients: dict[str, Client] = {}
         self.tampered = False
         self.disks_lost = False
         self.snapshots = 0
@@ -127,6 +129,7 @@ class World:
         vector = regions[0].journal.vector
         return all(
             region.journal.quiet
+            and not region.calls.open
             and region.journal.vector == vector
             and not region.damage.pending
             and not region.journal.integrity.damages.open(from_peers=True)

@@ -90,6 +90,9 @@ SHOWN: dict[str, int | str] = {
     "what_stays_in_a_region_is_sent": "stays-after-a-rollback",
     "what_stays_is_not_in_the_commit": 0,
     "what_stays_outlives_a_delete": "stays-after-a-rollback",
+    "a_token_is_not_looked_at": 3,
+    "a_relays_word_counts_for_others": "evicted-past-the-horizon",
+    "what_is_applied_counts_as_durable": 22,
     "what_a_region_has_lost_is_wanted_from_it_alone": "a-former-life-relayed",
     "what_is_damaged_is_given_in_snapshots": "damage-is-not-given-on",
 }
