@@ -12,7 +12,12 @@ WORKERS ?= 2
 SEEDS ?= 20000
 FROM ?= 0
 
-.PHONY: help setup up down demo test lint unit e2e simulate generate breaking baseline format bench clean
+# What `make faults` runs; more options: make faults FAULTS="--faults kill,cut --regions 5"
+SECONDS ?= 20
+SEED ?=
+FAULTS ?=
+
+.PHONY: help setup up down demo test lint unit e2e simulate faults generate breaking baseline format bench clean
 
 help: ## Lists the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -62,6 +67,9 @@ e2e: $(READY) ## Real processes: Envoy, SQLite, ffmpeg
 
 simulate: $(READY) ## Many simulated worlds under faults: SEEDS=20000 FROM=0
 	@$(PY) -m tests.simulation --seeds $(SEEDS) --from $(FROM)
+
+faults: $(READY) ## Real regions under load and faults, judged by their clients: SECONDS=20 SEED=1
+	@$(PY) -m tests.faults --seconds $(SECONDS) $(if $(SEED),--seed $(SEED)) $(FAULTS)
 
 generate: $(READY) ## Writes gen/ and the generated docs from proto/
 	$(PY) -m mesh.contracts.generate

@@ -1,0 +1,38 @@
+"""Short fault runs with real processes: nothing is wrong, and what is seeded is found."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.nemesis import KINDS
+from tests.faults.runs import Plan, run
+
+pytestmark = pytest.mark.e2e
+
+SEED = 7
+
+
+@pytest.mark.parametrize(("kinds", "seconds"), [((), 4.0), (KINDS, 12.0)])
+async def test_nothing_acknowledged_is_missing(
+    tmp_path: Path, kinds: tuple[str, ...], seconds: float
+) -> None:
+    verdict = await run(Plan("short", SEED, seconds, kinds, 3, tmp_path / "run"))
+    assert verdict.holds, verdict.violations
+    assert verdict.counts["acknowledged"] > 50
+    assert verdict.counts["reads"] > 20
+    assert bool(verdict.history.faults) == bool(kinds)
+
+
+@pytest.mark.parametrize(
+    ("bug", "kind", "check"),
+    [
+        ("acknowledged_before_the_fsync", "kill", "lives and deletes"),
+        ("sessions_do_not_wait", "cut", "sessions"),
+        ("increments_of_one_origin_are_added_up_twice", "reset", "COUNTER BOUNDED_COUNTER"),
+    ],
+)
+async def test_a_seeded_bug_is_found(tmp_path: Path, bug: str, kind: str, check: str) -> None:
+    verdict = await run(Plan("seeded", SEED, 6.0, (kind,), 3, tmp_path / "run", bug))
+    assert verdict.violations[check]

@@ -1,0 +1,1 @@
+"""Regions as processes, under load and faults, judged by what their clients were told."""

@@ -1,0 +1,193 @@
+"""What must hold of each answer, and of answers to the same client: pure, as `checks`."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from typing import Any
+
+from tests.faults.checks import Check
+from tests.faults.effects import Effects
+from tests.faults.history import ACKNOWLEDGED, REFUSED, UNKNOWN, Attempt, State
+
+_OF_PROCESSES = ("kill", "pause", "disk")
+_ORDINARY = {"NotFound", "AlreadyExists", "RightsShort", "NotYetHere", "OriginChanged"}
+"""Refusals that may be told in health and in faults."""
+
+
+def _observed(attempt: Attempt) -> dict[str, State]:
+    """What an attempt itself saw; a repeat is told what an earlier one saw."""
+    if attempt.write and attempt.by != attempt.uid:
+        return {}
+    return attempt.read or attempt.saw
+
+
+def bounds(effects: Effects) -> Iterator[str]:
+    """A bounded counter is never below its bound, whoever reads it."""
+    for attempt in effects.history.attempts:
+        for key, state in _observed(attempt).items():
+            if state.get("stock", 0) < 0:
+                shown = f"a stock of {state['stock']} of {key}"
+                yield f"{attempt.region}: {attempt.uid} was shown {shown}"
+
+
+def together(effects: Effects) -> Iterator[str]:
+    """What was written together is seen together."""
+    for attempt in effects.history.attempts:
+        seen = _observed(attempt)
+        for left, state in seen.items():
+            right = left.replace("left-", "right-")
+            if right == left or right not in seen:
+                continue
+            other = seen[right]
+            if state.get("latest") != other.get("latest"):
+                yield (
+                    f"{attempt.region}: {attempt.uid} was shown {state.get('latest')!r} in {left} "
+                    f"and {other.get('latest')!r} in {right}"
+                )
+
+
+def known(effects: Effects) -> Iterator[str]:
+    """Nobody is shown what nobody wrote, or what was refused."""
+    begun = effects.begun
+    for attempt in effects.history.attempts:
+        for key, state in _observed(attempt).items():
+            for field, value in _values(state):
+                if begun.get((key, field, value), float("inf")) > attempt.end:
+                    yield (
+                        f"{attempt.region}: {attempt.uid} was shown {field} {value!r} of {key}, "
+                        "which nobody had written by then"
+                    )
+
+
+def _values(state: State) -> Iterator[tuple[str, Any]]:
+    for field in ("latest", "first", "most", "least"):
+        if state.get(field):
+            yield field, state[field]
+    for field in ("labels", "note"):
+        for value in state.get(field, ()):
+            yield field, value
+    for name, value in state.get("tags", {}).items():
+        yield "tags", (name, value)
+
+
+def sessions(effects: Effects) -> Iterator[str]:
+    """A session reads its own writes, and never an older state than before, in any region."""
+    floors: dict[str, dict[str, State]] = defaultdict(dict)
+    for attempt in effects.history.attempts:
+        if attempt.outcome != ACKNOWLEDGED:
+            continue
+        floor = floors[attempt.session]
+        seen = _observed(attempt)
+        for key, state in seen.items():
+            if key in floor:
+                for wrong in _older(effects, attempt, key, floor[key], state):
+                    yield (
+                        f"{attempt.region}: {attempt.uid} of session {attempt.session} went back: "
+                        f"{key} {wrong}"
+                    )
+            floor[key] = state
+        if attempt.write and attempt.by == attempt.uid:
+            for verb, key, *rest in attempt.write:
+                floor[key] = _after(floor[key], verb, rest)
+
+
+def _older(
+    effects: Effects, attempt: Attempt, key: str, floor: State, state: State
+) -> Iterator[str]:
+    """How a state is older than another that it must not be older than."""
+    life, least = state["generation"], floor["generation"]
+    if (life, state["deleted"]) < (least, floor["deleted"]):
+        yield f"was in life {least}{' and deleted' * floor['deleted']}, and is in {life}"
+    if life != least or state["deleted"] or floor["deleted"]:
+        return
+    for field in ("latest", "first"):
+        if floor[field] and not state[field]:
+            yield f"had a {field}, and has none"
+    for field in ("most", "count"):
+        if state[field] < floor[field]:
+            yield f"had {field} {floor[field]}, and has {state[field]}"
+    if floor["least"] is not None and (state["least"] or float("inf")) > floor["least"]:
+        yield f"had least {floor['least']}, and has {state['least']}"
+    for label in set(floor["labels"]) - set(state["labels"]):
+        if effects.removed.get((key, label), float("inf")) > attempt.end:
+            yield f"had the label {label!r}, which nobody had removed by then"
+
+
+def _after(state: State, verb: str, rest: list[Any]) -> State:
+    """What a write makes of what it saw, as far as sessions are judged by it."""
+    if verb == "create":
+        empty = dict.fromkeys(("latest", "first"), "") | dict.fromkeys(("most", "count"), 0)
+        fields: State = {"generation": state["generation"] + 1, "deleted": False, "least": None}
+        return fields | empty | {"labels": []} | rest[0]
+    if verb == "delete":
+        return {"generation": state["generation"], "deleted": True}
+    match verb, *rest:
+        case "set", "most", value:
+            return state | {"most": max(state["most"], value)}
+        case "set", "least", value:
+            return state | {"least": min(state["least"] or value, value)}
+        case "set", "first", value:
+            return state | {"first": state["first"] or value}
+        case "set", "latest", value:
+            return state | {"latest": value}
+        case "increment", "count", by:
+            return state | {"count": state["count"] + by}
+        case "add", value:
+            return state | {"labels": [*state["labels"], value]}
+        case "remove", value:
+            return state | {"labels": [each for each in state["labels"] if each != value]}
+    return state
+
+
+def operations(effects: Effects) -> Iterator[str]:
+    """A repeat is told what the first attempt did.
+
+    In the same region, on the same disk, always; in another one when it came with the token of
+    the first answer. A repeat that overtakes its write may be done again, as documented.
+    """
+    answers: dict[str, list[Attempt]] = defaultdict(list)
+    for attempt in effects.history.attempts:
+        if attempt.write and attempt.outcome == ACKNOWLEDGED:
+            answers[attempt.request].append(attempt)
+    for request, attempts in answers.items():
+        first = attempts[0]
+        for attempt in attempts:
+            by = effects.by_uid.get(attempt.by)
+            if by is None or by.request != request:
+                yield f"{attempt.region}: {attempt.uid} was told of {attempt.by!r}, another request"
+            here = attempt.region == first.region
+            same = here and effects.disk_of(attempt) == effects.disk_of(first)
+            if (same or attempt.covered) and attempt.by != first.by:
+                yield (
+                    f"{attempt.region}: {attempt.uid} was done by {attempt.by}, though {first.by} "
+                    f"had done the same request {request}"
+                )
+
+
+def available(effects: Effects) -> Iterator[str]:
+    """A region whose process runs answers, whatever its links do, with nothing out of the way."""
+    troubles = [fault for fault in effects.history.faults if fault.kind in _OF_PROCESSES]
+    for attempt in effects.history.attempts:
+        if any(
+            attempt.region in fault.targets
+            and fault.start <= attempt.end
+            and attempt.start <= fault.end
+            for fault in troubles
+        ):
+            continue
+        if attempt.outcome == UNKNOWN and attempt.error != "DurabilityPending":
+            waited = attempt.end - attempt.start
+            yield f"{attempt.region} gave {attempt.uid} no answer in {waited:.1f} s, though it ran"
+        if attempt.outcome == REFUSED and attempt.error not in _ORDINARY:
+            yield f"{attempt.region} refused {attempt.uid} with {attempt.error}, though it ran"
+
+
+OF_ANSWERS: dict[str, Check] = {
+    "bounds at every read": bounds,
+    "written together, seen together": together,
+    "nothing made up": known,
+    "sessions": sessions,
+    "one effect per request": operations,
+    "available while it runs": available,
+}
