@@ -144,7 +144,8 @@ def operations(effects: Effects) -> Iterator[str]:
     """A repeat is told what the first attempt did.
 
     In the same region, on the same disk, always; in another one when it came with the token of
-    the first answer. A repeat that overtakes its write may be done again, as documented.
+    the first answer, unless the write had nothing to change. A repeat that overtakes its write may
+    be done again, as documented.
     """
     answers: dict[str, list[Attempt]] = defaultdict(list)
     for attempt in effects.history.attempts:
@@ -158,11 +159,32 @@ def operations(effects: Effects) -> Iterator[str]:
                 yield f"{attempt.region}: {attempt.uid} was told of {attempt.by!r}, another request"
             here = attempt.region == first.region
             same = here and effects.disk_of(attempt) == effects.disk_of(first)
-            if (same or attempt.covered) and attempt.by != first.by:
+            told = same or (attempt.covered and not _idle(first))
+            if told and attempt.by != first.by:
                 yield (
                     f"{attempt.region}: {attempt.uid} was done by {attempt.by}, though {first.by} "
                     f"had done the same request {request}"
                 )
+
+
+def _idle(attempt: Attempt) -> bool:
+    """Whether a write changed nothing: its receipt has no frame to travel with."""
+    for verb, key, *rest in attempt.write:
+        saw = attempt.saw[key]
+        match verb, *rest:
+            case "set", "most", value if value <= saw["most"]:
+                pass
+            case "set", "least", value if value >= (saw["least"] or float("inf")):
+                pass
+            case "set", "first", _ if saw["first"]:
+                pass
+            case "remove", label if label not in saw["labels"]:
+                pass
+            case "drop", name if name not in saw["tags"]:
+                pass
+            case _:
+                return False
+    return True
 
 
 def available(effects: Effects) -> Iterator[str]:

@@ -225,6 +225,12 @@ def test_a_repeat_that_overtakes_its_write(made: Made) -> None:
     assert made.ends(count=2) == {}
 
 
+def test_a_repeat_elsewhere_of_what_changed_nothing(made: Made) -> None:
+    made.write("a", ["remove", "k", "x"])
+    made.write("b", ["remove", "k", "x"], request="a", region="r2", covered=True)
+    assert made.ends() == {}
+
+
 def test_a_repeat_without_an_answer_is_done_once(made: Made) -> None:
     made.lost("a", ["increment", "k", "count", 1])
     made.write("b", ["increment", "k", "count", 1], request="a")
