@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults import namespaces
 from tests.faults.nemesis import KINDS
 from tests.faults.runs import Plan, run
 
@@ -14,7 +15,19 @@ pytestmark = pytest.mark.e2e
 SEED = 7
 
 
-@pytest.mark.parametrize(("kinds", "seconds"), [((), 4.0), (KINDS, 12.0)])
+async def test_links_of_network_namespaces(tmp_path: Path) -> None:
+    try:
+        namespaces.check(netem=False)
+    except namespaces.NotPossible as error:
+        pytest.skip(str(error))
+    links = namespaces.Namespaces
+    plan = Plan("short", SEED, 4.0, ("cut", "reset"), 3, tmp_path / "run", network=links)
+    verdict = await run(plan)
+    assert verdict.holds, verdict.violations
+    assert verdict.history.faults
+
+
+@pytest.mark.parametrize(("kinds", "seconds"), [((), 3.0), (KINDS, 10.0)])
 async def test_nothing_acknowledged_is_missing(
     tmp_path: Path, kinds: tuple[str, ...], seconds: float
 ) -> None:
@@ -34,5 +47,5 @@ async def test_nothing_acknowledged_is_missing(
     ],
 )
 async def test_a_seeded_bug_is_found(tmp_path: Path, bug: str, kind: str, check: str) -> None:
-    verdict = await run(Plan("seeded", SEED, 6.0, (kind,), 3, tmp_path / "run", bug))
+    verdict = await run(Plan("seeded", SEED, 5.0, (kind,), 3, tmp_path / "run", bug))
     assert verdict.violations[check]

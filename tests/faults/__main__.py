@@ -2,7 +2,7 @@
 
 A control run without faults comes first, then one for each kind of fault, then all at once. It
 prints what was done and checked, keeps histories and logs in build/faults/<seed>/, and exits with 1
-if anything is wrong.
+if anything is wrong, with 2 if it could not run.
 """
 
 from __future__ import annotations
@@ -13,11 +13,13 @@ import secrets
 import sys
 from pathlib import Path
 
+from tests.faults import namespaces
 from tests.faults.bugs import BUGS
 from tests.faults.nemesis import KINDS
 from tests.faults.runs import Plan, Verdict, run
 from tests.faults.wan import Network
 
+NETWORKS = {"wan": Network, "namespaces": namespaces.Namespaces}
 _SHOWN = 3
 """How many findings of a check are printed."""
 
@@ -31,9 +33,29 @@ def plans(given: argparse.Namespace) -> list[Plan]:
         runs |= {"together": kinds} if len(kinds) > 1 else {}
     folder = Path("build/faults") / str(given.seed)
     return [
-        Plan(name, given.seed, given.seconds, chosen, given.regions, folder / name, given.bug)
+        Plan(
+            name,
+            given.seed,
+            given.seconds,
+            chosen,
+            given.regions,
+            folder / name,
+            given.bug,
+            NETWORKS[given.network],
+        )
         for name, chosen in runs.items()
     ]
+
+
+def choose_network(wanted: str) -> tuple[str, str]:
+    """The network to use, and in words why: namespaces where they work, unless one is wanted."""
+    if wanted:
+        return wanted, NETWORKS[wanted].name
+    try:
+        namespaces.check()
+    except namespaces.NotPossible as error:
+        return "wan", f"{Network.name}, for there are no others here: {error}"
+    return "namespaces", namespaces.Namespaces.name
 
 
 def row(verdict: Verdict) -> str:
@@ -53,6 +75,7 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
     add("--regions", type=int, default=3, help="how many regions (%(default)s)")
     add("--control", action="store_true", help="the control run alone")
     add("--together", action="store_true", help="the control run, and one with all kinds at once")
+    add("--network", default="", choices=["", *NETWORKS], help="default: namespaces if they work")
     add("--bug", default="", choices=["", *BUGS], help="a seeded bug that is to be found")
     given = parser.parse_args(arguments)
     unknown = set(given.faults.split(",")) - set(KINDS)
@@ -66,10 +89,15 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 def main(arguments: list[str]) -> int:
     """The exit code."""
     given = _arguments(arguments)
-    print(f"seed {given.seed}, {given.regions} regions; network: {Network.name}", flush=True)
+    given.network, network = choose_network(given.network)
+    print(f"seed {given.seed}, {given.regions} regions; network: {network}", flush=True)
     verdicts: list[Verdict] = []
     for plan in plans(given):
-        verdict = asyncio.run(run(plan))
+        try:
+            verdict = asyncio.run(run(plan))
+        except namespaces.NotPossible as error:
+            print(f"no network namespaces here: {error}", file=sys.stderr)
+            return 2
         if not verdicts:
             head = " ".join(f"{name:>12}" for name in verdict.counts)
             print(f"{'run':<10}{head} {'healed in':>9}")

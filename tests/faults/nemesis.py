@@ -12,6 +12,7 @@ import time
 from typing import Any
 
 from tests.faults.history import Fault, History
+from tests.faults.namespaces import Namespaces
 from tests.faults.processes import Process
 from tests.faults.wan import HEALTHY, Network
 from tests.faults.wan import Fault as LinkFault
@@ -30,7 +31,11 @@ class Nemesis:
     """Does faults of some kinds until it is told to end, and heals all at its end."""
 
     def __init__(
-        self, processes: dict[str, Process], network: Network, history: History, seed: str
+        self,
+        processes: dict[str, Process],
+        network: Network | Namespaces,
+        history: History,
+        seed: str,
     ) -> None:
         self._processes = processes
         self._network = network

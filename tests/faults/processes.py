@@ -46,12 +46,13 @@ class Connection:
 class Process:
     """One region's process; it can end at any time."""
 
-    def __init__(self, settings: Settings, log: Path) -> None:
+    def __init__(self, settings: Settings, log: Path, prefix: list[str]) -> None:
         self.name = settings.region
         self.folder = Path(settings.folder)
         self.log = log
         self.lives = 0
         self._settings = settings
+        self._prefix = prefix
         self._process: asyncio.subprocess.Process | None = None
         self._backup: Path | None = None
 
@@ -66,6 +67,7 @@ class Process:
         self.lives += 1
         with self.log.open("ab") as log:
             self._process = await asyncio.create_subprocess_exec(
+                *self._prefix,
                 sys.executable,
                 "-m",
                 "tests.faults.region",

@@ -7,7 +7,7 @@ import shutil
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,7 @@ from tests.faults.checks import OF_STATES
 from tests.faults.clients import Client
 from tests.faults.effects import Effects
 from tests.faults.history import ACKNOWLEDGED, PENDING, REFUSED, UNKNOWN, History
+from tests.faults.namespaces import Namespaces, NotPossible
 from tests.faults.nemesis import Nemesis
 from tests.faults.observations import OF_ANSWERS
 from tests.faults.processes import Process, RegionFailed
@@ -40,6 +41,7 @@ class Plan:
     regions: int
     folder: Path
     bug: str = ""
+    network: type[Network | Namespaces] = Network
 
 
 @dataclass
@@ -85,7 +87,9 @@ async def run(plan: Plan) -> Verdict:
             network.heal()
             healed = await _settle(processes)
         except* RegionFailed as failed:
-            broken += [str(error) for error in failed.exceptions]
+            broken += map(str, _leaves(failed))
+        except* NotPossible as impossible:
+            raise next(_leaves(impossible)) from None
         for name, process in processes.items():
             if process.runs:
                 history.final[name] = await process.ask("state")
@@ -95,6 +99,15 @@ async def run(plan: Plan) -> Verdict:
     return Verdict(plan, history, {"processes": broken, **judge(history)}, healed)
 
 
+def _leaves(group: BaseExceptionGroup[Exception]) -> Iterator[Exception]:
+    """What task groups within task groups raised."""
+    for error in group.exceptions:
+        if isinstance(error, BaseExceptionGroup):
+            yield from _leaves(error)
+        else:
+            yield error
+
+
 def judge(history: History) -> dict[str, list[str]]:
     """What is wrong with a history, by check."""
     effects = Effects(history)
@@ -102,9 +115,9 @@ def judge(history: History) -> dict[str, list[str]]:
 
 
 @asynccontextmanager
-async def _regions(plan: Plan) -> AsyncIterator[tuple[dict[str, Process], Network]]:
+async def _regions(plan: Plan) -> AsyncIterator[tuple[dict[str, Process], Network | Namespaces]]:
     names = [f"r{number}" for number in range(1, plan.regions + 1)]
-    network = Network(names)
+    network = plan.network(names)
     # Paths of sockets are short; what is left to be read goes to the plan's folder.
     scratch = Path(tempfile.mkdtemp(prefix="isf-"))
     processes: dict[str, Process] = {}
@@ -119,7 +132,7 @@ async def _regions(plan: Plan) -> AsyncIterator[tuple[dict[str, Process], Networ
                 dials=network.dials(name),
                 bug=plan.bug,
             )
-            processes[name] = Process(settings, plan.folder / f"{name}.log")
+            processes[name] = Process(settings, plan.folder / f"{name}.log", network.command(name))
         await asyncio.gather(*(process.start() for process in processes.values()))
         yield processes, network
     finally:
@@ -129,7 +142,7 @@ async def _regions(plan: Plan) -> AsyncIterator[tuple[dict[str, Process], Networ
 
 
 async def _trouble(
-    plan: Plan, processes: dict[str, Process], network: Network, history: History
+    plan: Plan, processes: dict[str, Process], network: Network | Namespaces, history: History
 ) -> None:
     """Load, and faults as the plan wants them, for its time."""
     first = next(iter(processes))

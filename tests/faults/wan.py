@@ -48,6 +48,10 @@ class Network:
         await self._wan.close()
         self._claim.release()
 
+    def command(self, region: str) -> list[str]:
+        """What comes before a command that is to run in a region: nothing."""
+        return []
+
     def listens(self, region: str) -> dict[str, str]:
         """Where a region listens for each peer."""
         return {peer: str(self._topology.inbound(region, peer)) for peer in self._peers(region)}
