@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import secrets
 import sys
 from pathlib import Path
@@ -88,6 +89,8 @@ def _arguments(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> int:
     """The exit code."""
+    # The WAN writes to connections that it has just reset, as is meant; asyncio warns of each.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     given = _arguments(arguments)
     given.network, network = choose_network(given.network)
     print(f"seed {given.seed}, {given.regions} regions; network: {network}", flush=True)

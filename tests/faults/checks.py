@@ -57,7 +57,8 @@ def lives(effects: Effects) -> Iterator[str]:
         for effect in deletes:
             if effect.certain and not state["deleted"]:
                 yield f"{region}: {key} lives, in spite of the {effect}"
-        for former in range(1, generation):
+        known = {e.generation for e in effects.by_key[key] if e.certain and e.generation}
+        for former in sorted(life for life in known if life < generation):
             if not any(effect.does("delete") for effect in effects.of(key, former)):
                 yield f"{region}: nobody ended life {former} of {key}, which is in {generation}"
 

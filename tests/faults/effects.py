@@ -10,7 +10,7 @@ from typing import Any
 
 from tests.faults.history import ACKNOWLEDGED, PENDING, REFUSED, UNKNOWN, Attempt, History, State
 
-NEVER: State = {"generation": 0, "deleted": True}
+NEVER: State = {"generation": 0, "deleted": True, "next": 1}
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Effect:
         """The life of the entity that it wrote into."""
         if self.before is None:
             return None
-        return int(self.before["generation"]) + self.does("create")
+        return int(self.before["next" if self.does("create") else "generation"])
 
     def does(self, verb: str) -> bool:
         """Whether one of its operations is such."""

@@ -118,7 +118,7 @@ def _after(state: State, verb: str, rest: list[Any]) -> State:
     """What a write makes of what it saw, as far as sessions are judged by it."""
     if verb == "create":
         empty = dict.fromkeys(("latest", "first"), "") | dict.fromkeys(("most", "count"), 0)
-        fields: State = {"generation": state["generation"] + 1, "deleted": False, "least": None}
+        fields: State = {"generation": state["next"], "deleted": False, "least": None}
         return fields | empty | {"labels": []} | rest[0]
     if verb == "delete":
         return {"generation": state["generation"], "deleted": True}

@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf.wrappers_pb2 import StringValue
 
-from mesh.replication import Group, Transaction, conflicts
+from mesh.replication import Group, Transaction, conflicts, residency
 from mesh.replication.core import entities
 from mesh.replication.core.entities import EntityState
 from tests.support.merging import SCHEMA, THING, Thing
@@ -53,12 +53,21 @@ def change(group: Group, uid: str, operations: list[Any]) -> Callable[[Transacti
     keys = sorted({operation[1] for operation in operations})
 
     def run(transaction: Transaction) -> StringValue:
-        saw = {key: state_of(group.journal.look((THING, key)), key) for key in keys}
+        found = {key: group.journal.look((THING, key)) for key in keys}
+        saw = {
+            key: state_of(state, key) | _next(transaction, state) for key, state in found.items()
+        }
         for verb, key, *arguments in operations:
             _VERBS[verb](transaction, key, *arguments)
         return StringValue(value=json.dumps({"by": uid, "saw": saw}))
 
     return run
+
+
+def _next(transaction: Transaction, state: EntityState | None) -> State:
+    """The life that a creation begins."""
+    schema, now_ms = SCHEMA.entities[THING], transaction.now_ms
+    return {"next": residency.generation_of_new(schema, state, transaction.region, now_ms)}
 
 
 def _create(transaction: Transaction, key: str, fields: dict[str, Any]) -> None:

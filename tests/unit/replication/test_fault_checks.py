@@ -23,7 +23,7 @@ EMPTY: State = {
     "tags": {},
     "note": [],
 }
-NEVER: State = {"generation": 0, "deleted": True}
+NEVER: State = {"generation": 0, "deleted": True, "next": 1}
 
 
 class Made:
@@ -165,7 +165,7 @@ def test_what_was_seen_and_replaced_comes_back(made: Made, name: str) -> None:
 def test_labels_of_a_former_life(made: Made) -> None:
     made.write("a", ["add", "k", "a"])
     made.write("b", ["delete", "k"])
-    made.write("c", ["create", "k", {}], saw={"generation": 1, "deleted": True})
+    made.write("c", ["create", "k", {}], saw={"generation": 1, "deleted": True, "next": 2})
     assert made.ends(generation=2, **{k: v for k, v in EMPTY.items() if k != "generation"}) == {}
     ended = EMPTY | {"generation": 2, "labels": ["a"], "count": 1}
     assert {"SET", "COUNTER BOUNDED_COUNTER"} <= made.ends(**ended).keys()
