@@ -21,13 +21,13 @@ async def test_links_of_network_namespaces(tmp_path: Path) -> None:
     except namespaces.NotPossible as error:
         pytest.skip(str(error))
     links = namespaces.Namespaces
-    plan = Plan("short", SEED, 4.0, ("cut", "reset"), 3, tmp_path / "run", network=links)
+    plan = Plan("short", SEED, 2.5, ("cut", "reset"), 3, tmp_path / "run", network=links)
     verdict = await run(plan)
     assert verdict.holds, verdict.violations
     assert verdict.history.faults
 
 
-@pytest.mark.parametrize(("kinds", "seconds"), [((), 3.0), (KINDS, 10.0)])
+@pytest.mark.parametrize(("kinds", "seconds"), [((), 2.0), (KINDS, 8.0)])
 async def test_nothing_acknowledged_is_missing(
     tmp_path: Path, kinds: tuple[str, ...], seconds: float
 ) -> None:
@@ -47,5 +47,5 @@ async def test_nothing_acknowledged_is_missing(
     ],
 )
 async def test_a_seeded_bug_is_found(tmp_path: Path, bug: str, kind: str, check: str) -> None:
-    verdict = await run(Plan("seeded", SEED, 5.0, (kind,), 3, tmp_path / "run", bug))
+    verdict = await run(Plan("seeded", SEED, 4.0, (kind,), 3, tmp_path / "run", bug))
     assert verdict.violations[check]

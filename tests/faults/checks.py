@@ -103,7 +103,7 @@ def _shown(
         return
     if shown not in found:
         yield f"{where}: {field} is {shown!r}, which nobody wrote into this life"
-    elif field == "latest" and not any(map(effects.repeated, found[shown])):
+    elif field == "latest":
         for value, by in found.items():
             for effect in by:
                 if effect.certain and value != shown and effect.saw(field) == shown:
@@ -115,12 +115,11 @@ def counters(effects: Effects) -> Iterator[str]:
     for region, key, state, written in _living(effects):
         for field in ("count", "stock"):
             certain = sum(effect.amounts(field) for effect in written if effect.certain)
-            # Attempts of one request in one region, on one disk, are done once at most.
+            # Attempts of one request are done once at most.
             possible = {
-                (each.request, each.region, effects.disk_of(each)): effect.amounts(field)
+                effect.attempt.request: effect.amounts(field)
                 for effect in written
                 if not effect.certain
-                for each in (effect.attempt,)
             }
             missing = state[field] - certain
             if missing not in _sums(possible.values()):
@@ -163,8 +162,7 @@ def sets(effects: Effects) -> Iterator[str]:
             ]
             if value not in labels and not took and any(effect.certain for effect in by):
                 yield f"{region}: {key} lacks the label {value!r}: lost is the {by[0]}"
-            repeated = any(map(effects.repeated, by))
-            if value in labels and not repeated and any(e.certain for e in took):
+            if value in labels and any(e.certain for e in took):
                 yield f"{region}: {key} has the label {value!r} again, in spite of the {took[0]}"
 
 
@@ -190,7 +188,7 @@ def maps(effects: Effects) -> Iterator[str]:
                         yield f"{where} nothing: lost is the {effect}"
             elif shown not in puts:
                 yield f"{where} {shown!r}, which nobody put into this life"
-            elif not effects.repeated(puts[shown]):
+            else:
                 others = (effect for value, effect in puts.items() if value != shown)
                 for effect in (*ends, *others):
                     if effect.certain and (effect.saw("tags") or {}).get(name) == shown:
@@ -214,9 +212,8 @@ def kept_both(effects: Effects) -> Iterator[str]:
             ]
             if value not in standing and not over and any(effect.certain for effect in by):
                 yield f"{region}: a note of {key} is missing: lost is the {by[0]}"
-            repeated = any(map(effects.repeated, by))
             certain = [effect for effect in over if effect.certain]
-            if value in standing and not repeated and certain:
+            if value in standing and certain:
                 yield f"{region}: the note {value!r} of {key} stands in spite of the {certain[0]}"
 
 

@@ -91,7 +91,7 @@ class Client:
     async def _act(self) -> None:
         chance = self._random.random()
         before = self._before
-        if before is not None and chance < _REPEATS.get(before.outcome, 0.0):
+        if before is not None and chance < _chance_of_repeat(before):
             await self._again(before)
         elif chance < 0.35:
             await self._read()
@@ -102,11 +102,10 @@ class Client:
         """Repeats a write under its id, here or elsewhere."""
         if self._random.random() < 0.5:
             self._region = before.region
-        covered = before.outcome == ACKNOWLEDGED and before.session == self._session
         again = self._attempt(before.request, before.write, before.durability)
-        again.covered = covered
+        again.repeated = True
         await self._send(again)
-        self._before = None
+        self._before = again
 
     async def _read(self) -> None:
         keys = self._random.choice(
@@ -188,6 +187,7 @@ class Client:
             request=attempt.request,
             write=attempt.write,
             durability=attempt.durability,
+            repeated=attempt.repeated,
             **session,
         )
 
@@ -258,6 +258,11 @@ class Client:
             case "remove" if seen.get("labels"):
                 return ["remove", key, self._random.choice(seen["labels"])]
         return ["add", key, value]
+
+
+def _chance_of_repeat(attempt: Attempt) -> float:
+    unknown = attempt.outcome == UNKNOWN or attempt.error == "OperationUnknown"
+    return 0.6 if unknown or attempt.outcome == PENDING else _REPEATS.get(attempt.outcome, 0.0)
 
 
 _CHANGES = (

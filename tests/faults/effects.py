@@ -68,13 +68,15 @@ class Effects:
     """Every write's effects, by entity.
 
     A write that was acknowledged is certain, but for one that was to be durable in its region
-    alone, whose disk was lost before any other region had it. One without an answer is possible;
-    so is not an attempt that another one of the same request in the same region, on the same disk,
-    did the work of.
+    alone, whose disk was lost before any other region had it. One without an answer is possible,
+    unless another attempt of its request is certain: each request has one effect. That holds too
+    if another did the work in the same region, on the same disk.
     """
 
     def __init__(self, history: History) -> None:
         self.history = history
+        self.lasting: dict[str, list[Attempt]] = {}
+        """What must be there: by the attempt that did it, the answers that tell of it."""
         self.by_uid = {attempt.uid: attempt for attempt in history.attempts}
         self.disks = [fault for fault in history.faults if fault.kind == "disk" and fault.vectors]
         self.by_key: dict[str, list[Effect]] = defaultdict(list)
@@ -87,13 +89,17 @@ class Effects:
             if attempt.write and attempt.by and attempt.outcome in (ACKNOWLEDGED, PENDING):
                 told[attempt.by].append(attempt)
         done = {self._place(self.by_uid[uid]) for uid in told if uid in self.by_uid}
+        self.lasting = {uid: each for uid, each in told.items() if self._must_last(each)}
+        certain = {self.by_uid[uid].request for uid in self.lasting if uid in self.by_uid}
         for attempt in self.history.attempts:
             if not attempt.write:
                 continue
             answers = told.get(attempt.uid, [])
             if answers:
-                yield from _split(attempt, self._must_last(answers), answers[0].saw)
-            elif attempt.outcome == UNKNOWN and self._place(attempt) not in done:
+                yield from _split(attempt, attempt.uid in self.lasting, answers[0].saw)
+            elif attempt.request in certain or self._place(attempt) in done:
+                pass
+            elif attempt.outcome == UNKNOWN:
                 yield from _split(attempt, False, {})
 
     def _place(self, attempt: Attempt) -> tuple[str, str, int]:
@@ -103,6 +109,12 @@ class Effects:
         """The number of disks that its region lost before the attempt began."""
         return sum(
             attempt.region in fault.targets and fault.start < attempt.start for fault in self.disks
+        )
+
+    def lost_later(self, attempt: Attempt) -> bool:
+        """Whether its region lost a disk after the attempt began."""
+        return any(
+            attempt.region in fault.targets and attempt.start < fault.end for fault in self.disks
         )
 
     def _must_last(self, answers: list[Attempt]) -> bool:
@@ -116,11 +128,6 @@ class Effects:
     def of(self, key: str, generation: int) -> list[Effect]:
         """What may have been written into one life of an entity."""
         return [e for e in self.by_key[key] if e.generation in (None, generation)]
-
-    def repeated(self, effect: Effect) -> bool:
-        """Whether the same request may have been done more than once: documented, and rare."""
-        same = (e for e in self.by_key[effect.key] if e.attempt.request == effect.attempt.request)
-        return sum(1 for _ in same) > 1
 
     @cached_property
     def begun(self) -> dict[tuple[str, str, Any], float]:

@@ -23,10 +23,10 @@ UNKNOWN = "unknown"
 class Attempt:
     """A request to one region, and what came of it. Times are seconds on one monotonic clock.
 
-    Attempts of one `request` are repeats under one id. `by` is the attempt that did what this one
-    was told was done; `saw` is what that saw of the entities that it wrote, `read` what a read was
-    shown. `position` is a place in a region's life (region, incarnation, sequence) that the write
-    is not behind.
+    Attempts of one `request` are under one id: all but the first say that they are `repeated`. `by`
+    is the attempt that did what this one was told was done; `saw` is what that saw of the entities
+    that it wrote, `read` what a read was shown. `position` is a place in a region's life (region,
+    incarnation, sequence) that the write is not behind.
     """
 
     uid: str
@@ -37,7 +37,7 @@ class Attempt:
     write: list[list[Any]] = field(default_factory=list)
     keys: list[str] = field(default_factory=list)
     durability: str = "REGION"
-    covered: bool = False
+    repeated: bool = False
     end: float = 0.0
     outcome: str = UNKNOWN
     error: str = ""

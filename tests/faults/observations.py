@@ -11,7 +11,8 @@ from tests.faults.effects import Effects
 from tests.faults.history import ACKNOWLEDGED, REFUSED, UNKNOWN, Attempt, State
 
 _OF_PROCESSES = ("kill", "pause", "disk")
-_ORDINARY = {"NotFound", "AlreadyExists", "RightsShort", "NotYetHere", "OriginChanged"}
+_OF_THE_WRITE = {"NotFound", "AlreadyExists", "RightsShort"}
+_ORDINARY = _OF_THE_WRITE | {"NotYetHere", "OriginChanged"}
 """Refusals that may be told in health and in faults."""
 
 
@@ -141,36 +142,38 @@ def _after(state: State, verb: str, rest: list[Any]) -> State:
 
 
 def operations(effects: Effects) -> Iterator[str]:
-    """A repeat is told what the first attempt did.
+    """A request has one effect, and a repeat is told what that did, in whatever region it comes.
 
-    In the same region, on the same disk, always; in another one when it came with the token of
-    the first answer, unless the write had nothing to change. A repeat that overtakes its write may
-    be done again, as documented.
+    What went with a lost disk may be done again, and so may what changed nothing once the disk is
+    lost that has its receipt.
     """
-    answers: dict[str, list[Attempt]] = defaultdict(list)
+    done: dict[str, list[tuple[Attempt, float]]] = defaultdict(list)
+    for uid, answers in effects.lasting.items():
+        by = effects.by_uid.get(uid)
+        for answer in answers:
+            if by is None or by.request != answer.request:
+                yield f"{answer.region}: {answer.uid} was told of {uid!r}, another request"
+        if by is not None and not (_idle(by, answers) and effects.lost_later(by)):
+            done[by.request].append((by, min(answer.end for answer in answers)))
+    for request, attempts in done.items():
+        if len(attempts) > 1:
+            places = ", ".join(f"{by.uid} in {by.region}" for by, _ in attempts)
+            yield f"{request} was done {len(attempts)} times: {places}"
     for attempt in effects.history.attempts:
-        if attempt.write and attempt.outcome == ACKNOWLEDGED:
-            answers[attempt.request].append(attempt)
-    for request, attempts in answers.items():
-        first = attempts[0]
-        for attempt in attempts:
-            by = effects.by_uid.get(attempt.by)
-            if by is None or by.request != request:
-                yield f"{attempt.region}: {attempt.uid} was told of {attempt.by!r}, another request"
-            here = attempt.region == first.region
-            same = here and effects.disk_of(attempt) == effects.disk_of(first)
-            told = same or (attempt.covered and not _idle(first))
-            if told and attempt.by != first.by:
-                yield (
-                    f"{attempt.region}: {attempt.uid} was done by {attempt.by}, though {first.by} "
-                    f"had done the same request {request}"
-                )
+        if attempt.error in _OF_THE_WRITE and attempt.repeated:
+            for by, end in done[attempt.request]:
+                if end < attempt.start:
+                    yield (
+                        f"{attempt.region} tried {attempt.uid} ({attempt.error}), though {by.uid} "
+                        "had done that request, and its client knew"
+                    )
 
 
-def _idle(attempt: Attempt) -> bool:
+def _idle(by: Attempt, answers: list[Attempt]) -> bool:
     """Whether a write changed nothing: its receipt has no frame to travel with."""
-    for verb, key, *rest in attempt.write:
-        saw = attempt.saw[key]
+    saw_all = answers[0].saw
+    for verb, key, *rest in by.write:
+        saw = saw_all[key]
         match verb, *rest:
             case "set", "most", value if value <= saw["most"]:
                 pass
@@ -189,7 +192,9 @@ def _idle(attempt: Attempt) -> bool:
 
 def available(effects: Effects) -> Iterator[str]:
     """A region whose process runs answers, whatever its links do, with nothing out of the way."""
-    troubles = [fault for fault in effects.history.faults if fault.kind in _OF_PROCESSES]
+    faults = effects.history.faults
+    troubles = [fault for fault in faults if fault.kind in _OF_PROCESSES]
+    ordinary = _ORDINARY | ({"OperationUnknown"} if faults else set())
     for attempt in effects.history.attempts:
         if any(
             attempt.region in fault.targets
@@ -201,7 +206,7 @@ def available(effects: Effects) -> Iterator[str]:
         if attempt.outcome == UNKNOWN and attempt.error != "DurabilityPending":
             waited = attempt.end - attempt.start
             yield f"{attempt.region} gave {attempt.uid} no answer in {waited:.1f} s, though it ran"
-        if attempt.outcome == REFUSED and attempt.error not in _ORDINARY:
+        if attempt.outcome == REFUSED and attempt.error not in ordinary:
             yield f"{attempt.region} refused {attempt.uid} with {attempt.error}, though it ran"
 
 

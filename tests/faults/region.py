@@ -20,6 +20,7 @@ import grpc
 from isthmus.replication.v1 import link_pb2_grpc
 
 from mesh.contracts.model import Durability
+from mesh.identity.spiffe import WorkloadId
 from mesh.replication import (
     DurabilityPending,
     Group,
@@ -31,9 +32,10 @@ from mesh.replication import (
 )
 from mesh.replication.core import entities
 from mesh.replication.schema import generated_class
+from mesh.replication.signing import WorkloadSigning
 from tests.faults import operations
 from tests.faults.bugs import BUGS
-from tests.faults.settings import Settings
+from tests.faults.settings import TRUST_DOMAIN, WORKLOAD, Settings
 from tests.support.merging import CONTRACT, SCHEMA, Thing
 
 GROUP = "things"
@@ -60,8 +62,14 @@ class Region:
             region=settings.region,
             peers=settings.dials,
             folder=Path(settings.folder),
-            clock=lambda: time.time_ns() + self.skew_ns,
+            clock=self._clock,
             class_of=lambda name: Thing if name in SCHEMA.entities else generated_class(name),
+            signing=WorkloadSigning(
+                GROUP,
+                WorkloadId(TRUST_DOMAIN, settings.region, WORKLOAD),
+                Path(settings.identity),
+                self._clock,
+            ),
         )
         for peer, address in settings.listens.items():
             self._servers.append(await self._serve(peer, address))
@@ -74,6 +82,9 @@ class Region:
         )
         Path(settings.socket).unlink(missing_ok=True)
         await asyncio.start_unix_server(self._client, settings.socket, limit=1 << 24)
+
+    def _clock(self) -> int:
+        return time.time_ns() + self.skew_ns
 
     async def close(self) -> None:
         """Ends in order."""
@@ -115,6 +126,7 @@ class Region:
         request: str,
         write: list[Any],
         durability: str,
+        repeated: bool,
         token: str,
         seconds: float,
     ) -> dict[str, Any]:
@@ -132,6 +144,7 @@ class Region:
         context = WriteContext(
             actor="spiffe://faults/operator/client",
             request_id=request,
+            repeated=repeated,
             method="write",
             request_digest=hashlib.sha256(json.dumps(write).encode()).digest(),
             durability=Durability[durability],
@@ -167,7 +180,7 @@ class Region:
             "things": operations.read(
                 self._group, [key for kind, key in journal.committed if kind in SCHEMA.entities]
             ),
-            "links": [str(link).replace("\n", " ") for link in self._group.status().links],
+            "status": str(self._group.status()).replace("\n", " "),
         }
 
     async def do_vector(self) -> dict[str, Any]:

@@ -10,8 +10,11 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
+from mesh.identity import authority, folder, keys
+from mesh.identity.spiffe import WorkloadId
 from tests.faults.checks import OF_STATES
 from tests.faults.clients import Client
 from tests.faults.effects import Effects
@@ -20,7 +23,7 @@ from tests.faults.namespaces import Namespaces, NotPossible
 from tests.faults.nemesis import Nemesis
 from tests.faults.observations import OF_ANSWERS
 from tests.faults.processes import Process, RegionFailed
-from tests.faults.settings import Settings
+from tests.faults.settings import TRUST_DOMAIN, WORKLOAD, Settings
 from tests.faults.wan import Network
 
 CLIENTS_OF_A_REGION = 3
@@ -123,10 +126,12 @@ async def _regions(plan: Plan) -> AsyncIterator[tuple[dict[str, Process], Networ
     processes: dict[str, Process] = {}
     try:
         await network.start()
+        _enrol(names, scratch / "identities")
         for name in names:
             settings = Settings(
                 region=name,
                 folder=str(scratch / name),
+                identity=str(scratch / "identities" / name),
                 socket=str(scratch / f"{name}.sock"),
                 listens=network.listens(name),
                 dials=network.dials(name),
@@ -139,6 +144,21 @@ async def _regions(plan: Plan) -> AsyncIterator[tuple[dict[str, Process], Networ
         await asyncio.gather(*(process.stop() for process in processes.values()))
         await network.close()
         shutil.rmtree(scratch)
+
+
+def _enrol(regions: list[str], identities: Path) -> None:
+    """Gives each region's workload a certificate, so that what it writes can be relayed.
+
+    They outlast a run, and so are never renewed.
+    """
+    now = datetime.now(UTC)
+    root = authority.make_root(TRUST_DOMAIN, now)
+    for region in regions:
+        key = keys.make_key()
+        issuer = authority.make_region_issuer(root, TRUST_DOMAIN, region, now)
+        who = WorkloadId(TRUST_DOMAIN, region, WORKLOAD)
+        leaf = authority.sign(issuer, keys.signing_request(key), who, now)
+        folder.write(identities / region, leaf.chain_pem, keys.key_pem(key), leaf.trust_pem)
 
 
 async def _trouble(

@@ -12,6 +12,7 @@ from mesh.local.ports import claim_blocks
 from mesh.local.wan import Wan
 from mesh.local.wan_link import HEALTHY, Fault
 from mesh.topology import Address, Region, Topology
+from tests.faults.settings import TRUST_DOMAIN
 
 __all__ = ["HEALTHY", "Fault", "Network"]
 
@@ -26,7 +27,7 @@ class Network:
         self._claim = claim_blocks(len(regions))
         self._topology = Topology(
             path=Path(),
-            trust_domain="faults",
+            trust_domain=TRUST_DOMAIN,
             regions=tuple(
                 Region(name, "127.0.0.1", base)
                 for name, base in zip(regions, self._claim.bases, strict=True)

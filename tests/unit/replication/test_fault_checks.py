@@ -212,28 +212,48 @@ def test_a_session_that_does_not_read_its_write(made: Made) -> None:
     assert "sessions" in made.ends(labels=["a"])
 
 
-@pytest.mark.parametrize("more", [{}, {"region": "r2", "covered": True}])
-def test_a_request_that_is_done_twice(made: Made, more: dict[str, Any]) -> None:
+REPEAT: dict[str, Any] = {"request": "a", "repeated": True}
+
+
+@pytest.mark.parametrize("region", ["r1", "r2"])
+def test_a_request_that_is_done_twice(made: Made, region: str) -> None:
     made.write("a", ["increment", "k", "count", 1])
-    made.write("b", ["increment", "k", "count", 1], request="a", **more)
+    made.write("b", ["increment", "k", "count", 1], region=region, **REPEAT)
     assert "one effect per request" in made.ends(count=2)
 
 
-def test_a_repeat_that_overtakes_its_write(made: Made) -> None:
+def test_a_request_that_was_done_and_is_tried_again(made: Made) -> None:
+    made.write("a", ["create", "k2", {}], saw=NEVER)
+    made.write("b", ["create", "k2", {}], outcome=REFUSED, error="AlreadyExists", by="", **REPEAT)
+    assert "one effect per request" in made.ends()
+
+
+def test_a_repeat_that_is_told_of_another_request(made: Made) -> None:
     made.write("a", ["increment", "k", "count", 1])
-    made.write("b", ["increment", "k", "count", 1], request="a", region="r2")
-    assert made.ends(count=2) == {}
+    made.write("b", ["increment", "k", "count", 1], request="c", by="a")
+    assert "one effect per request" in made.ends(count=1)
 
 
-def test_a_repeat_elsewhere_of_what_changed_nothing(made: Made) -> None:
-    made.write("a", ["remove", "k", "x"])
-    made.write("b", ["remove", "k", "x"], request="a", region="r2", covered=True)
+def test_a_repeat_of_what_went_with_a_disk(made: Made) -> None:
+    made.write("a", ["increment", "k", "count", 1], position=["r1", 1, 5])
+    made.fault("disk", "r1", vectors={"r2": [["r1", 1, 4]]})
+    made.write("b", ["increment", "k", "count", 1], region="r2", **REPEAT)
+    assert made.ends(count=1) == {}
+
+
+def test_a_repeat_of_what_changed_nothing(made: Made) -> None:
+    made.write("a", ["remove", "k", "x"], position=["r1", 1, 4])
+    made.fault("disk", "r1", vectors={"r2": [["r1", 1, 4]]})
+    made.write("b", ["remove", "k", "x"], region="r2", **REPEAT)
     assert made.ends() == {}
+    made.write("c", ["remove", "k", "y"])
+    made.write("d", ["remove", "k", "y"], region="r2", request="c", repeated=True)
+    assert "one effect per request" in made.ends()
 
 
 def test_a_repeat_without_an_answer_is_done_once(made: Made) -> None:
     made.lost("a", ["increment", "k", "count", 1])
-    made.write("b", ["increment", "k", "count", 1], request="a")
+    made.write("b", ["increment", "k", "count", 1], region="r2", **REPEAT)
     assert made.ends(count=1) == {}
     assert "COUNTER BOUNDED_COUNTER" in made.ends(count=2)
 
@@ -245,6 +265,11 @@ def test_a_region_that_does_not_answer(made: Made) -> None:
 
 def test_a_region_that_refuses_without_need(made: Made) -> None:
     made.write("a", ["delete", "k"], outcome=REFUSED, error="WriteNotStored", by="")
+    assert "available while it runs" in made.ends()
+
+
+def test_in_health_every_operation_is_known(made: Made) -> None:
+    made.write("a", ["delete", "k"], outcome=REFUSED, error="OperationUnknown", by="", saw={})
     assert "available while it runs" in made.ends()
 
 
