@@ -83,10 +83,50 @@ def test_a_lock_that_is_never_given_back_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "_LOCK_TRIES", 2)
+    publisher = Publisher(tmp_path, "1-eu-a", "a")
+    publisher.publish(Key(1, "eu"), segments("r", 0, 1))
     with (tmp_path / "live.lock").open("w") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
         with pytest.raises(LockBusy, match=r"live\.lock"):
-            Publisher(tmp_path, "1-eu-a", "a").publish(Key(1, "eu"), segments("r", 0, 1))
+            publisher.publish(Key(1, "eu"), segments("r", 1, 1))
+
+
+@pytest.mark.parametrize("hangs_at", ["live-1-eu-a.m3u8", "live.json", "live.m3u8"])
+def test_a_device_that_hangs_with_the_lock_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hangs_at: str
+) -> None:
+    """Whatever it was about to put in place when it hung, and does when it goes on."""
+    monkeypatch.setattr(module, "_LOCK_TRIES", 2)
+    one, two = Publisher(tmp_path, "1-eu-a", "a"), Publisher(tmp_path, "2-us-b", "b")
+    Publisher(tmp_path, "0-eu-z", "z").publish(Key(0, "eu"), segments("q", 0, 1))
+    hangs, goes_on = threading.Event(), threading.Event()
+    replace = Path.replace
+
+    def hanging(self: Path, target: Path) -> Path:
+        if self.name == f".{hangs_at}.a.new" and not goes_on.is_set():
+            hangs.set()
+            assert goes_on.wait(10)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", hanging)
+    first = threading.Thread(target=one.publish, args=(Key(1, "eu"), segments("r", 0, 3)))
+    first.start()
+    assert hangs.wait(10)
+    assert isinstance(two.publish(Key(2, "us"), segments("s", 0, 1)), Published)
+    goes_on.set()
+    first.join()
+    two.publish(Key(2, "us"), segments("s", 1, 1))
+    shown = parse((tmp_path / "live.m3u8").read_text()).segments
+    assert [s.uri for s in shown][-2:] == ["2-us-b/s-000000.ts", "2-us-b/s-000001.ts"]
+    assert not any("1-eu-a" in segment.uri for segment in shown)
+    assert one.publish(Key(1, "eu"), segments("r", 3, 1)) == Refused(Key(2, "us"))
+
+
+def test_playlists_of_the_past_are_removed(tmp_path: Path) -> None:
+    Publisher(tmp_path, "1-eu-a", "a").publish(Key(1, "eu"), segments("r", 0, 1))
+    os.utime(tmp_path / "live-1-eu-a.m3u8", (0, 0))
+    Publisher(tmp_path, "2-eu-b", "b").publish(Key(2, "eu"), segments("s", 0, 1))
+    assert [path.name for path in tmp_path.glob("live-*")] == ["live-2-eu-b.m3u8"]
 
 
 def test_readers_always_see_a_valid_playlist(tmp_path: Path) -> None:
