@@ -57,16 +57,26 @@ class Done(Exception):
 Known = Callable[[Operation], Awaitable[Receipt | None]]
 """What is kept of an operation that was done here; waits for one in flight."""
 
+Coming = Callable[[Operation], bool]
+"""Whether its change came here and is not stored yet; its own region may have lost it since."""
+
 
 class Claiming:
     """One group's claims, both ways. `discreet`: results of operations do not leave the region."""
 
     def __init__(
-        self, group: ClaimingGroup, claims: Claims, known: Known, *, discreet: bool
+        self,
+        group: ClaimingGroup,
+        claims: Claims,
+        known: Known,
+        coming: Coming,
+        *,
+        discreet: bool,
     ) -> None:
         self._group = group
         self._claims = claims
         self._known = known
+        self._coming = coming
         self._discreet = discreet
         self._dial: Dial | None = None
         self._channels: dict[str, grpc.aio.Channel] = {}
@@ -94,21 +104,25 @@ class Claiming:
         """
         loop = asyncio.get_running_loop()
         end = loop.time() + (_LONGEST_SECONDS if seconds is None else seconds)
+        silent: set[str] | None = None
         while True:
             self._claims.begin(operation)
             try:
                 verdicts = await self._ask_all(operation, end - loop.time())
             finally:
                 kept = self._claims.end(operation)
-            open = [region for region, granted in verdicts.items() if not granted]
-            if kept and not open:
+            open = {region for region, granted in verdicts.items() if not granted}
+            if kept and not open and not self._coming(operation):
                 return
+            # The last time, little is left for an answer: who granted it before was heard.
+            silent = open if silent is None else silent & open
             if end - loop.time() <= _PAUSE_SECONDS:
+                regions = sorted(silent)
                 raise OperationUnknown(
                     "this repeats a request that another region may have done, and it cannot be "
-                    f"asked now: {', '.join(open) or 'all'}. Repeat it under the same id once that "
-                    "region is reached again, or read whether it took effect",
-                    regions=open,
+                    f"asked now: {', '.join(regions) or 'all'}. Repeat it under the same id once "
+                    "that region is reached again, or read whether it took effect",
+                    regions=regions,
                 )
             await asyncio.sleep(_PAUSE_SECONDS)
 
@@ -168,7 +182,7 @@ class Claiming:
         if receipt is not None:
             return link_pb2.ClaimResponse(done=self._done(receipt))
         now_ms = self._group.now_ms()
-        if not self._claims.asked(operation, by, now_ms):
+        if self._coming(operation) or not self._claims.asked(operation, by, now_ms):
             return link_pb2.ClaimResponse(busy=link_pb2.ClaimResponse.Busy())
         await self._group.fence(operation, now_ms)
         return link_pb2.ClaimResponse(granted=link_pb2.ClaimResponse.Granted())

@@ -158,6 +158,7 @@ class Group:
             self,
             Claims(journal.region, store.fences()),
             self._operations.known,
+            journal.brings,
             discreet=schema.discreet,
         )
         self._horizon = Horizon(journal, store, self.members, keep_bytes, self.now_ms)

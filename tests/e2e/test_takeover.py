@@ -198,6 +198,8 @@ async def test_a_channel_from_start_to_stop(tmp_path: Path, record: Callable[...
             # A device that hangs is replaced as well; it is fenced when it goes on.
             second = region.channel().assignment
             assert second.device_id == first.standby_device_id
+            # Silence 2.5 s, a session's grace 1 s, a lock that it may hold 2 s, ffmpeg's start and
+            # first segment 1.5 s, pauses between looks 1.5 s: 8.5 s, doubled for busy machines.
             agents[second.device_id].signal(signal.SIGSTOP)
             took = await until(lambda: region.on_air() not in ("", second.device_id), seconds=20)
             record("device stopped to standby on air", took)

@@ -49,7 +49,7 @@ from mesh.replication.core.integrity import Integrity
 from mesh.replication.core.lag import Lag
 from mesh.replication.core.merging import Merging
 from mesh.replication.core.parked import KNOWN, Known, Unread, beside_of, holds, unread
-from mesh.replication.core.receipts import Receipt
+from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recent import Recent
 from mesh.replication.core.residents import Resident, Residents, Settled
 from mesh.replication.core.signatures import Head, Key, Keyring
@@ -424,6 +424,16 @@ class Journal:
             for origin, frames in self.waiting.items()
             if (due_ms := self._due.get((origin, frames[0].first), 0)) > self._now_ms
         }
+
+    def brings(self, operation: ReceiptKey) -> bool:
+        """Whether a frame that came, and is not stored yet, has an operation's receipt."""
+        storing = self._in_flight.frames if self._in_flight else []
+        return any(
+            receipt[:3] == operation
+            for frames in (*self.waiting.values(), storing)
+            for frame in frames
+            for receipt in frame.receipts
+        )
 
     def learn(self, peer: str, vector: Mapping[Origin, int], now_ms: int) -> list[Write]:
         """Compares with what a peer says it has.

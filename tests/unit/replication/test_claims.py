@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -13,6 +14,7 @@ import grpc
 import pytest
 
 from mesh.replication import Group, RequestIdReused, WriteContext
+from mesh.replication.core.clocks import Origin
 from mesh.replication.core.grants import Claims
 from mesh.replication.core.receipts import KEPT_MS
 from mesh.replication.errors import OperationUnknown
@@ -102,12 +104,40 @@ async def test_what_cannot_be_known_is_said_in_time(tmp_path: Path) -> None:
         await count(eu.group, asking())
         reach(us, "ap")
         with pytest.raises(OperationUnknown, match="cannot be asked now: eu") as unknown:
-            await count(us.group, repeat(0.4))
+            await count(us.group, repeat(2))
         assert unknown.value.regions == ("eu",)
         assert takeovers(us.group) == 0
         # A first attempt asks nobody.
         other = replace(asking(), request_id="other")
         assert (await count(us.group, other)).title == "counted in us"
+
+
+async def test_what_came_and_waits_is_not_granted(tmp_path: Path) -> None:
+    async with apart(tmp_path, "ap", "eu", "us") as (ap, eu, us):
+        first = await count(eu.group, asking())
+        # Its change waits in us for another one, when the region that did it loses its disk.
+        journal = us.group.journal
+        (stored,) = eu.group.log.after(eu.group.journal.origin, 0, 1 << 20)
+        assert journal.keys.learn(eu.group.journal.keys.statement(stored.signature), "eu") == ""
+        frame = journal.read(
+            stored.body, stored.hash, us.group.now_ms(), signature=stored.signature
+        )
+        frame.dependencies = {Origin("ap", 1): 1}
+        assert journal.take(frame)
+        await eu.stop()
+        shutil.rmtree(tmp_path / "eu")
+        await eu.start()
+        reach(eu)
+        with pytest.raises(OperationUnknown, match="cannot be asked now: us"):
+            await count(ap.group, repeat(2))
+        with pytest.raises(OperationUnknown):
+            await count(us.group, repeat(2))
+        frame.dependencies = {}
+        us.group.frames_came()
+        heal(ap, eu, us)
+        assert await count(ap.group, repeat()) == first
+        assert await count(us.group, repeat()) == first
+        assert takeovers(ap.group) == takeovers(us.group) == 1
 
 
 async def test_a_fence_outlives_the_process(tmp_path: Path) -> None:
