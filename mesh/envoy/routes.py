@@ -149,6 +149,9 @@ def edge(contract: Contract, topology: Topology) -> Routes:
             # Only without the header: a header that names no workload of ours is refused.
             to = target(DEFAULT_WORKLOAD, Locality.LOCAL)
             add(path, _exact(path, absent=True), to, who, limit)
+        asked = f"say in the header {WORKLOAD_HEADER} which workload is asked: {', '.join(serving)}"
+        allowed = rbac.allow(path[1:], rbac.roles(who.roles, topology))
+        routes.append(_refuse(asked, _exact(path), allowed))
     page = exceptions.METRICS
     for workload in topology.workloads:
         to = target(workload, Locality.LOCAL)
@@ -267,13 +270,16 @@ def _route(
     return route.Route(match=match, route=action, typed_per_filter_config=policy or {})
 
 
-def _refuse(why: str) -> route.Route:
+def _refuse(
+    why: str, match: route.RouteMatch | None = None, policy: dict[str, Any] | None = None
+) -> route.Route:
     """403, which Envoy gives a gRPC client as PERMISSION_DENIED with this text."""
     return route.Route(
-        match=route.RouteMatch(prefix="/"),
+        match=match or route.RouteMatch(prefix="/"),
         direct_response=route.DirectResponseAction(
             status=403, body=core.DataSource(inline_string=why)
         ),
+        typed_per_filter_config=policy or {},
     )
 
 

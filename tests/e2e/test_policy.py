@@ -91,6 +91,20 @@ async def test_a_workload_is_denied_what_does_not_list_it(
         assert denied is not listed, f"{caller} in {region}: {code.name} {details}"
 
 
+async def test_an_edge_says_that_it_must_know_which_workload_is_asked(
+    running_mesh: RunningMesh,
+) -> None:
+    layout = running_mesh.layout
+    edge = str(layout.topology.edge("eu"))
+    members = "/isthmus.replication.v1.MembersService/Evict"
+    for workload in ("", "nobody"):
+        answer = await status(edge, "localhost", credentials(layout.operator), members, workload)
+        assert answer == (
+            grpc.StatusCode.PERMISSION_DENIED,
+            "say in the header x-isthmus-workload which workload is asked: channels, devices",
+        )
+
+
 @pytest.mark.parametrize(("callee", "method"), SERVED)
 async def test_an_edge_carries_only_what_lists_a_role(
     running_mesh: RunningMesh, callee: str, method: Method
