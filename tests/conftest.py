@@ -6,8 +6,13 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from tests.support import ports
+
+# How long an example takes says how busy the machine is: pytest's own limit finds what hangs.
+settings.register_profile("isthmus", deadline=None)
+settings.load_profile("isthmus")
 
 _skipped: list[str] = []
 

@@ -226,8 +226,7 @@ async def test_a_channel_from_start_to_stop(tmp_path: Path, record: Callable[...
             record("stop to last encoder gone", stopped)
             assert region.channel().takeovers == 3
         finally:
-            for agent in agents.values():
-                await agent.stop()
+            await asyncio.gather(*(agent.stop() for agent in agents.values()))
 
 
 @pytest.fixture

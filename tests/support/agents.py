@@ -44,10 +44,16 @@ class AgentProcess:
             )
 
     async def stop(self) -> None:
-        if self.process is not None and self.process.returncode is None:
-            self.process.terminate()
-            async with asyncio.timeout(5):
+        """Ends it in order; one that does not end in time is killed, and the test fails."""
+        if self.process is None or self.process.returncode is not None:
+            return
+        self.process.terminate()
+        try:
+            async with asyncio.timeout(20):  # a second, unless the machine is busy
                 await self.process.wait()
+        except TimeoutError:
+            await self.kill()
+            raise
 
     async def kill(self) -> None:
         """As the kernel would, or a power cut."""

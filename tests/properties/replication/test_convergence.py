@@ -112,7 +112,7 @@ def write(region: Region, key: str, act: int, value: int, now_ms: int) -> None:
         assert after is not None and after.cells[b"\x02", LATEST][3] == b"\x12\x02t%d" % value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(steps, min_size=20, max_size=80))
 def test_regions_converge(found: list[tuple[object, ...]]) -> None:
     world = run(found)
@@ -127,7 +127,7 @@ def test_regions_converge(found: list[tuple[object, ...]]) -> None:
         assert regions[0].get(key) == regions[1].get(key) == regions[2].get(key)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(steps, min_size=10, max_size=40))
 def test_what_writers_see_is_what_readers_get(found: list[tuple[object, ...]]) -> None:
     world = run(found)

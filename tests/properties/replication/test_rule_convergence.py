@@ -163,7 +163,7 @@ def run(found: list[tuple[object, ...]]) -> World:
     return world
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(steps, min_size=20, max_size=90))
 def test_regions_converge_under_every_rule(found: list[tuple[object, ...]]) -> None:
     world = run(found)

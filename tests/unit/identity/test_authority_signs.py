@@ -33,7 +33,7 @@ def _extension(certificate: x509.Certificate, kind: type) -> x509.ExtensionType:
     return certificate.extensions.get_extension_for_class(kind).value
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.timedeltas(timedelta(0), timedelta(days=400)))
 def test_a_leaf_never_outlives_its_issuer_nor_an_hour(later: timedelta) -> None:
     now = NOW + later

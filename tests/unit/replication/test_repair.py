@@ -75,7 +75,7 @@ def altered(state: EntityState, at: int, by: int) -> EntityState | None:
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(at=st.integers(0, 1000), by=st.integers(1, 255))
 def test_any_byte_of_a_state_in_memory_is_found_named_counted_and_repaired(
     at: int, by: int
