@@ -101,7 +101,7 @@ async def test_an_edge_says_that_it_must_know_which_workload_is_asked(
         answer = await status(edge, "localhost", credentials(layout.operator), members, workload)
         assert answer == (
             grpc.StatusCode.PERMISSION_DENIED,
-            "say in the header x-isthmus-workload which workload is asked: channels, devices",
+            "say in the header x-isthmus-workload which workload is asked: devices, channels",
         )
 
 
