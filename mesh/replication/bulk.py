@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import MutableMapping, Sequence
 from functools import lru_cache
+from itertools import repeat
 
 from google.protobuf.message import Message
 
@@ -14,8 +15,9 @@ from mesh.replication.core.entities import (
     UPSERT,
     EntityKey,
     EntityState,
+    changes_of,
     lay_over,
-    new_changed,
+    replacing,
 )
 from mesh.replication.core.journal import Journal
 from mesh.replication.core.shapes import Packed, Shape
@@ -27,15 +29,16 @@ from mesh.replication.views import WriteContext
 class Bulk:
     """Changes of many entities, all of one shape."""
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, entities: list[EntityKey], clocks: Sequence[int]) -> None:
         self.shape = shape
-        self.entities: list[EntityKey] = []
-        self.generations: list[int] = []
-        self.kinds: list[int] = []
-        self.clocks: Sequence[int] = ()
+        self.entities = entities
+        self.clocks = clocks
+        self.kinds = [UPSERT] * len(entities)
         self.contents: list[bytes] = []
         self.befores: list[EntityState | None] = []
         self.afters: list[EntityState] = []
+        self.size = 0
+        """Of the keys and contents."""
 
     @property
     def count(self) -> int:
@@ -47,7 +50,7 @@ class Bulk:
         count = self.count
         return Columns(
             self.entities,
-            self.generations,
+            [after[0] for after in self.afters],
             self.kinds,
             self.clocks,
             [context.actor] * count,
@@ -88,41 +91,42 @@ def upsert(
     `changed_here` holds what the write changed before, and takes what is changed now. Raises
     `NotReplicated` for a message without a key, or of another type.
     """
-    made = Bulk(shape)
     keys = schema.keys_of(messages)
     first = journal.clock.reserve(len(messages), now_ms)
-    made.clocks = range(first, first + len(messages))
-    made.entities = [(schema.name, key) for key in keys]
-    made.contents = _contents(schema, shape, keys, messages)
-    region, incarnation = journal.origin
-    look, here = journal.look, changed_here.get
+    made = Bulk(shape, list(zip(repeat(schema.name), keys)), range(first, first + len(messages)))
+    made.contents = _contents(schema, shape, messages)
+    made.size = sum(map(len, keys)) + sum(map(len, made.contents))
+    changeds = changes_of(journal.origin, made.clocks, repeat(actor))
+    befores = list(map(changed_here.get, made.entities, journal.look_all(made.entities)))
+    generations_here = [0 if before is None else before[0] for before in befores]
+    states = replacing(befores, generations_here, changeds, repeat(shape, len(keys)), made.contents)
+    if all(states):
+        made.befores, made.afters = befores, states  # type: ignore[assignment] # there is no None
+        changed_here.update(zip(made.entities, made.afters, strict=True))
+        return made
     clock_ms = journal.clock_ms(now_ms)
-    for entity, clock, content in zip(made.entities, made.clocks, made.contents, strict=True):
-        before = here(entity) or look(entity)
-        begins = before is None or before.deleted
-        if before is None or before.deleted:
+    for at, (entity, changed, content, standing) in enumerate(
+        zip(made.entities, changeds, made.contents, befores, strict=True)
+    ):
+        before = changed_here.get(entity, standing)
+        cells = Packed(shape, changed, content)
+        if before is None or before[1]:
             last = 0 if before is None else before.generation
             generation = generations.last_before(last, clock_ms) + 1
+            made.kinds[at] = CREATE
         else:
-            generation = before.generation
-        changed = new_changed((clock, region, incarnation, actor))
-        after = lay_over(before, generation, changed, Packed(shape, changed, content))
-        made.generations.append(generation)
-        made.kinds.append(CREATE if begins else UPSERT)
+            generation = before[0]
+        after = lay_over(before, generation, changed, cells)
         made.befores.append(before)
         made.afters.append(after)
         changed_here[entity] = after
     return made
 
 
-def _contents(
-    schema: EntitySchema, shape: Shape, keys: Sequence[str], messages: Sequence[Message]
-) -> list[bytes]:
+def _contents(schema: EntitySchema, shape: Shape, messages: Sequence[Message]) -> list[bytes]:
     """The fields of a shape in each message, and nothing else that is in it."""
     if not schema.is_all_but_the_key(shape):
-        return [b"".join(shapes.split(shape, schema.encoded(message))) for message in messages]
-    found = []
-    for key, message in zip(keys, messages, strict=True):
+        return [b"".join(shapes.split(shape, each)) for each in schema.encoded(messages)]
+    for message in messages:
         message.DiscardUnknownFields()
-        found.append(schema.encoded(message)[schema.key_length(key) :])
-    return found
+    return schema.without_keys(schema.encoded(messages))

@@ -17,7 +17,7 @@ from google.protobuf.message import Message
 from mesh.contracts.model import Entity, Field, Merge
 from mesh.replication.core import cells
 from mesh.replication.core.shapes import Shape, shape_of
-from mesh.replication.core.wire import LENGTH, piece, tag, varint
+from mesh.replication.core.wire import LENGTH, piece, read_piece, tag, varint
 from mesh.replication.errors import NotReplicated, SchemaError
 from mesh.replication.views import MessageClass
 
@@ -210,11 +210,19 @@ class EntitySchema:
                 return keys
         return list(map(self.key_of, messages))
 
-    def encoded(self, message: Message) -> bytes:
-        """The canonical encoding of an entity's message."""
+    def encoded(self, messages: Iterable[Message]) -> list[bytes]:
+        """The canonical encodings of an entity's messages."""
         if self._has_maps:
-            return message.SerializeToString(deterministic=True)
-        return message.SerializeToString()
+            return [message.SerializeToString(deterministic=True) for message in messages]
+        return [message.SerializeToString() for message in messages]
+
+    def without_keys(self, encoded: Iterable[bytes]) -> list[bytes]:
+        """Messages without their keys, which come first: see `is_all_but_the_key`."""
+        at = len(self._key_tag)
+        return [
+            each[at + 1 + each[at] :] if each[at] < 128 else each[read_piece(each, at)[1] :]
+            for each in encoded
+        ]
 
     def is_all_but_the_key(self, shape: Shape) -> bool:
         """Whether a plain shape is all fields of the message but its key, which comes first."""
@@ -223,11 +231,6 @@ class EntitySchema:
     def key_field(self, key: str) -> bytes:
         """The encoded key field."""
         return self._key_tag + piece(key.encode())
-
-    def key_length(self, key: str) -> int:
-        """How long the encoded key field is."""
-        size = len(key) if key.isascii() else len(key.encode())
-        return len(self._key_tag) + size + (1 if size < 128 else len(varint(size)))
 
     def field(self, name: str, *rules: int) -> FieldSchema:
         """A field by its dotted name. Raises `NotReplicated` if its rule is none of `rules`."""

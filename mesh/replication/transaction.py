@@ -74,6 +74,10 @@ class _Draft:
             pack(shape, map(self.cells.__getitem__, shape)),
         )
 
+    @property
+    def size(self) -> int:
+        return len(self.entity[1]) + sum(map(len, self.cells.values()))
+
     def columns(self, context: WriteContext, left: int) -> Columns:
         return of_changes((self.change(context, left),))
 
@@ -212,8 +216,9 @@ class Transaction:
         )
         self._made.append(made)
         self._count += made.count
-        for entity in made.entities:
-            self._latest.pop(entity, None)
+        if self._latest:
+            for entity in made.entities:
+                self._latest.pop(entity, None)
 
     def add(self, type: type[Message], key: str, field: str, *values: Any) -> None:
         """Adds elements to a SET. Raises `NotFound` and `NotReplicated`."""
@@ -378,8 +383,7 @@ class Transaction:
             parts.append(columns)
             befores += made.befores
             afters += made.afters
-            size += sum(map(len, columns.contents)) + made.count * _CHANGE_OVERHEAD
-            size += sum([len(key) for _, key in columns.entities])
+            size += made.size + made.count * _CHANGE_OVERHEAD
         if receipt is not None:
             size += len(receipt.response) + len(receipt.digest)
         if size > MAX_WRITE:

@@ -11,17 +11,21 @@ import hashlib
 from collections.abc import Callable, Container, Iterable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
-from itertools import groupby
+from itertools import groupby, repeat
 from typing import Any, NamedTuple
 
 from mesh.replication.core.cells import LATEST, RULES, Stamp, State, parked
+from mesh.replication.core.clocks import Origin
 from mesh.replication.core.errors import ChainBroken
 from mesh.replication.core.rules.parked import Kept, fold
 from mesh.replication.core.shapes import (
+    DEEPEST,
     CellKey,
     Packed,
     Shape,
     interned,
+    merge_layers,
+    new_packed,
     order,
     places,
     split,
@@ -133,9 +137,50 @@ def lay_over(
     return alone if joined is None else joined
 
 
+def replacing(
+    befores: Iterable[EntityState | None],
+    generations: Iterable[int],
+    changeds: Iterable[Changed],
+    shapes: Iterable[Shape],
+    contents: Iterable[bytes],
+) -> list[EntityState | None]:
+    """As `lay_over`, of many, where each takes the place of the last change and of nothing else.
+
+    None for all others: which are few where the same cells are written again and again.
+    """
+    return [
+        new_state(
+            (
+                generation,
+                False,
+                before[2],
+                changed,
+                new_packed((shape, changed, content, cells.below, cells.depth)),
+            )
+        )
+        if before is not None
+        and type(cells := before[4]) is Packed
+        and cells.shape is shape
+        and before[0] == generation
+        and changed > before[3]
+        else None
+        for before, generation, changed, shape, content in zip(
+            befores, generations, changeds, shapes, contents, strict=True
+        )
+    ]
+
+
+def changes_of(origin: Origin, clocks: Iterable[int], actors: Iterable[str]) -> list[Changed]:
+    """Who made some changes of one origin, and when."""
+    region, incarnation = origin
+    return list(map(new_changed, zip(clocks, repeat(region), repeat(incarnation), actors)))
+
+
 def _join_cells(
     one: Mapping[CellKey, State], other: Mapping[CellKey, State]
 ) -> Mapping[CellKey, State]:
+    if isinstance(one, Packed) and isinstance(other, Packed):
+        return merge_layers(one, other)
     cells = dict(one.items())
     grown = False
     for key, state in other.items():
@@ -287,7 +332,7 @@ def read(data: bytes, rules: Container[int]) -> tuple[EntityState, bool]:
     actor, at = read_text(data, at)
     changed = Changed(*stamp, actor)
     count, at = read_varint(data, at)
-    cells: dict[CellKey, State] = {}
+    packed: Packed | None = None
     for _ in range(count):
         last, at = read_varint(data, at)
         wrote: tuple[int, str, int, str] = changed
@@ -296,10 +341,10 @@ def read(data: bytes, rules: Container[int]) -> tuple[EntityState, bool]:
             wrote = (*stamp, "")
         shape, at = _read_shape(data, at)
         content, at = read_piece(data, at)
-        packed = Packed(shape, wrote, content)
-        if count == 1 and at == len(data):
-            return EntityState(generation, bool(deleted), created, changed, packed), False
-        cells.update(packed.items())
+        packed = Packed(shape, wrote, content, packed)
+    if packed is not None and at == len(data) and packed.depth <= DEEPEST:
+        return EntityState(generation, bool(deleted), created, changed, packed), False
+    cells: dict[CellKey, State] = {} if packed is None else packed.cells()
     unread = False
     while at < len(data):
         path, at = read_piece(data, at)

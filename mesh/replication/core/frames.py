@@ -201,9 +201,12 @@ def build(
     """
     seen = {o: n for o, n in dependencies.items() if o != origin}
     seen_clocks = {o: (clocks or {}).get(o, 0) for o in sorted(seen)}
-    strings = _places([("",), map(_type, columns.entities), columns.actors, columns.request_ids])
-    trace_at = _places([("",), columns.traces])
-    shape_at = _places([columns.shapes])
+    types = _thin(map(_type, columns.entities))
+    actors, request_ids = _thin(columns.actors), _thin(columns.request_ids)
+    traces, shapes = _thin(columns.traces), _thin(columns.shapes)
+    strings = _places([("",), types, actors, request_ids])
+    trace_at = _places([("",), traces])
+    shape_at = _places([shapes])
     body = frame_pb2.FrameBody(
         format=FORMAT,
         origin=frame_pb2.Origin(region=origin.region, incarnation=origin.incarnation),
@@ -214,15 +217,15 @@ def build(
         strings=strings,
         trace_parents=trace_at,
         clocks=columns.clocks,
-        types=_thin(map(strings.__getitem__, map(_type, columns.entities))),
+        types=map(strings.__getitem__, types),
         keys=map(_key, columns.entities),
         generations=_thin(columns.generations),
         kinds=_thin(columns.kinds),  # type: ignore[arg-type] # plain numbers of the enum
-        actors=_thin(map(strings.__getitem__, columns.actors)),
-        traces=_thin(map(trace_at.__getitem__, columns.traces)),
+        actors=map(strings.__getitem__, actors),
+        traces=map(trace_at.__getitem__, traces),
         writes_left=_thin(columns.writes_left),
-        request_ids=_thin(map(strings.__getitem__, columns.request_ids)),
-        change_shapes=_thin(map(shape_at.__getitem__, columns.shapes)),
+        request_ids=map(strings.__getitem__, request_ids),
+        change_shapes=map(shape_at.__getitem__, shapes),
         shapes=map(_shape_to_proto, shape_at),
         contents=columns.contents,
     )
@@ -249,7 +252,7 @@ _type: Callable[[EntityKey], str] = itemgetter(0)
 _key: Callable[[EntityKey], str] = itemgetter(1)
 
 
-def _thin(values: Iterable[int]) -> Sequence[int]:
+def _thin(values: Iterable[T]) -> Sequence[T]:
     """A column whose entries are all the same has just one."""
     column = list(values)
     return column[:1] if column.count(column[0]) == len(column) else column

@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from itertools import chain
 from typing import NamedTuple
 
 from mesh.replication.core import generations, members
@@ -269,6 +270,11 @@ class Journal:
         """An entity as a writer sees it: with the writes in flight."""
         found = self._overlay.get(entity)
         return self.committed.get(entity) if found is None else found
+
+    def look_all(self, entities: Sequence[EntityKey]) -> list[EntityState | None]:
+        """As `look`, for many."""
+        found = map(self.committed.get, entities)
+        return list(map(self._overlay.get, entities, found) if self._overlay else found)
 
     def entities(self) -> Iterator[EntityKey]:
         """The keys of all entities as a writer sees them."""
@@ -602,8 +608,9 @@ class Journal:
         merging = Merging(self.committed, self.vector)
         for frame in frames:
             if frame is local:
-                befores = [before for write in writes for before in write.befores]
-                merging.local(frame, befores, [after for write in writes for after in write.afters])
+                befores = list(chain.from_iterable(write.befores for write in writes))
+                afters = list(chain.from_iterable(write.afters for write in writes))
+                merging.local(frame, befores, afters)
             else:
                 merging.received(frame)
         return Visible(merging.before, merging.after, merging.living, frames, merging.conflicts)
@@ -636,7 +643,7 @@ class Journal:
         self.seen = Seen(self.vector, clocks)
         self.residents.stored(batch.settled, batch.residents)
         self.keys.stored(batch.keys)
-        self._release(batch.writes, visible)
+        self._release(batch)
         self._in_flight = None
         if members.ENTITY in visible.after:
             self._decided(visible)
@@ -666,21 +673,24 @@ class Journal:
                 self._received_heads[origin] = hash
         self.waiting = {origin: frames for origin, frames in self.waiting.items() if frames}
 
-    def _release(self, writes: Sequence[Write], visible: Visible) -> None:
+    def _release(self, batch: Batch) -> None:
         if not self._queue:
             self._overlay.clear()
             self._last_write.clear()
             return
         overlay, last_write = self._overlay, self._last_write
-        for write in writes:
+        for write in batch.writes:
             number = write.number
             for entity in write.columns.entities:
                 if last_write.get(entity) == number:
                     del last_write[entity], overlay[entity]
-        for entity in overlay.keys() & visible.after.keys():
-            merged = join(overlay[entity], self.committed[entity])
-            if merged is not None:
-                overlay[entity] = merged
+        # The writes that are queued were made upon those before them, not upon what came meanwhile.
+        theirs = [f.columns.entities for f in batch.frames if f is not batch.local]
+        for changed in theirs if batch.frames else [batch.merged.after]:
+            for entity in overlay.keys() & changed:
+                merged = join(overlay[entity], self.committed[entity])
+                if merged is not None:
+                    overlay[entity] = merged
 
     def failed(self, batch: Batch) -> list[Write]:
         """The batch was not stored: returns the local writes that are lost, to be refused.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import is_, itemgetter
 
 from mesh.replication.core import conflicts, entities
 from mesh.replication.core.cells import Unseen, Version
@@ -15,11 +16,17 @@ from mesh.replication.core.entities import (
     Change,
     EntityKey,
     EntityState,
-    lay_over,
-    new_changed,
 )
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.shapes import Packed, places
+
+
+def _living(states: Iterable[EntityState | None]) -> int:
+    there = list(filter(None, states))
+    return len(there) - sum(map(_DELETED, there))
+
+
+_DELETED: Callable[[EntityState], bool] = itemgetter(1)
 
 
 class Merging:
@@ -46,6 +53,9 @@ class Merging:
         unknown = conflicts.unseen(frame, self._vector)
         watched = conflicts.may_hold(frame, unknown)
         columns = frame.columns
+        self._vector[frame.origin] = frame.last
+        if not watched and not self.after and self._as_seen(columns.entities, befores, afters):
+            return
         look, take, join = self._look, self._take, entities.join
         kinds = columns.kinds
         for at, entity in enumerate(columns.entities):
@@ -59,7 +69,24 @@ class Merging:
                 self._void(frame.change(at), mine)
             else:
                 take(entity, before, after)
-        self._vector[frame.origin] = frame.last
+
+    def _as_seen(
+        self,
+        changed: Sequence[EntityKey],
+        befores: Sequence[EntityState | None],
+        afters: Sequence[EntityState],
+    ) -> bool:
+        """Takes what the writers made, if all that they saw is still as it was: mostly it is.
+
+        A loop would cost several times as much as these columns do.
+        """
+        before = dict(zip(reversed(changed), reversed(befores), strict=False))  # the first ones
+        if not all(map(is_, map(self._committed.get, before), before.values())):
+            return False
+        self.before = before
+        self.after = dict(zip(changed, afters, strict=False))
+        self.living = _living(self.after.values()) - _living(before.values())
+        return True
 
     def received(self, frame: Frame) -> None:
         """A frame that came from elsewhere."""
@@ -87,39 +114,42 @@ class Merging:
 
         `unknown` is None if nothing can conflict.
         """
-        region, incarnation = frame.origin
         columns = frame.columns
-        kinds = columns.kinds
         befores, afters, committed = self.before, self.after, self._committed
-        for at, (entity, generation, clock, actor, shape, content) in enumerate(
-            zip(
-                columns.entities,
-                columns.generations,
-                columns.clocks,
-                columns.actors,
-                columns.shapes,
-                columns.contents,
-                strict=True,
-            )
-        ):
+        changeds = entities.changes_of(frame.origin, columns.clocks, columns.actors)
+        standing = list(map(afters.get, columns.entities, map(committed.get, columns.entities)))
+        states = entities.replacing(
+            standing, columns.generations, changeds, columns.shapes, columns.contents
+        )
+        if unknown is None and all(states):
+            # Of several changes of one entity the last one takes the place of the others.
+            first = dict(zip(reversed(columns.entities), reversed(standing), strict=True))
+            first.update(befores)
+            self.before = first
+            afters.update(zip(columns.entities, states, strict=True))  # type: ignore[arg-type] # not None
+            return
+        for at, entity in enumerate(columns.entities):
             earlier = afters.get(entity)
             before = committed.get(entity) if earlier is None else earlier
-            changed = new_changed((clock, region, incarnation, actor))
-            cells = Packed(shape, changed, content)
+            generation, changed = columns.generations[at], changeds[at]
             if unknown is not None and not conflicts.quiet(before, generation, unknown):
                 change = frame.change(at)
                 self._note(before, change, entities.from_change(change), unknown)
-            after = lay_over(before, generation, changed, cells)
-            if (before is None or before[0] < generation) and kinds[at] == UPSERT:
-                self._void(frame.change(at), after)
-                continue
-            if after is before:
-                continue
+            after = states[at]
+            if after is None or before is not standing[at]:
+                packed = Packed(columns.shapes[at], changed, columns.contents[at])
+                after = entities.lay_over(before, generation, changed, packed)
+                new = before is None or before[0] < generation
+                if new and columns.kinds[at] == UPSERT:
+                    self._void(frame.change(at), after)
+                    continue
+                if after is before:
+                    continue
+                if before is None or before[1] != after[1]:
+                    self.living += (before is None or before[1]) - after[1]
             if earlier is None:
                 befores[entity] = before
             afters[entity] = after
-            if before is None or before.deleted != after.deleted:
-                self.living += (before is None or before.deleted) - after.deleted
 
     def _quiet(
         self, columns: Columns, at: int, before: EntityState | None, unknown: Unseen

@@ -11,8 +11,10 @@ when it arrives; what else is in it than its shape says is passed over, in every
 
 from __future__ import annotations
 
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
+from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
+from operator import is_
+from typing import NamedTuple
 
 from mesh.replication.core.cells import LATEST
 from mesh.replication.core.errors import ChainBroken
@@ -169,27 +171,36 @@ def tidy(shape: Shape, content: bytes) -> bytes:
     return b"".join(_fields(plain, content))
 
 
-class Packed(Mapping[CellKey, State]):
+class _Layer(NamedTuple):
+    shape: Shape
+    changed: tuple[int, str, int, str]
+    content: bytes
+    below: Packed | None
+    depth: int
+
+
+# A tuple only because it is made a hundred thousand times a second, at a third of the price.
+class Packed(_Layer, Mapping[CellKey, State]):
     """The cells of one change with a plain shape, over those of older ones: told apart when read.
 
     `changed` is the change's stamp, and who made it. All that is `below` is older, and hidden where
-    the shape covers it.
+    the shape covers it; `depth` counts it.
     """
 
-    __slots__ = ("below", "changed", "content", "depth", "shape")
+    __slots__ = ()
 
-    def __init__(
-        self,
+    def __new__(
+        cls,
         shape: Shape,
         changed: tuple[int, str, int, str],
         content: bytes,
         below: Packed | None = None,
-    ) -> None:
-        self.shape = shape
-        self.changed = changed
-        self.content = content
-        self.below = below
-        self.depth: int = 0 if below is None else below.depth + 1
+    ) -> Packed:
+        return new_packed((shape, changed, content, below, 0 if below is None else below.depth + 1))
+
+    __eq__ = Mapping.__eq__
+    __ne__ = object.__ne__
+    __hash__ = None  # type: ignore[assignment] # as of every mapping
 
     def over(self, older: Mapping[CellKey, State]) -> Mapping[CellKey, State] | None:
         """The same over older cells, which are left out as far as they are hidden.
@@ -206,13 +217,17 @@ class Packed(Mapping[CellKey, State]):
         over = Packed(self.shape, self.changed, self.content, below)
         return over.cells() if over.depth > DEEPEST else over
 
-    def cells(self) -> dict[CellKey, State]:
-        """The cells, each with its state."""
+    def layers(self) -> list[Packed]:
+        """Itself and all that is below, from the newest on."""
         layers = [self]
         while layers[-1].below is not None:
             layers.append(layers[-1].below)
+        return layers
+
+    def cells(self) -> dict[CellKey, State]:
+        """The cells, each with its state."""
         found: dict[CellKey, State] = {}
-        for layer in reversed(layers):
+        for layer in reversed(self.layers()):
             clock, region, incarnation, _ = layer.changed
             for key, value in zip(layer.shape, split(layer.shape, layer.content), strict=True):
                 found[key] = (clock, region, incarnation, value)
@@ -221,7 +236,7 @@ class Packed(Mapping[CellKey, State]):
     def items(self) -> ItemsView[CellKey, State]:
         return self.cells().items()
 
-    def __getitem__(self, key: CellKey) -> State:
+    def __getitem__(self, key: CellKey) -> State:  # type: ignore[override] # a mapping, as said
         return self.cells()[key]
 
     def __iter__(self) -> Iterator[CellKey]:
@@ -232,6 +247,33 @@ class Packed(Mapping[CellKey, State]):
 
     def __contains__(self, key: object) -> bool:
         return key in self.shape or (self.below is not None and key in self.below)
+
+
+new_packed: Callable[[Iterable[object]], Packed] = partial(tuple.__new__, Packed)
+"""Makes one of its five values, at half the price of the class's own constructor."""
+
+
+def merge_layers(one: Packed, other: Packed) -> Mapping[CellKey, State]:
+    """The cells of both, of each the newer. Returns `one` itself if `other` adds nothing."""
+    mine = one.layers()
+    kept: list[Packed] = []
+    for layer in sorted((*mine, *other.layers()), key=_age, reverse=True):
+        if not any(
+            above.shape is layer.shape or covers(above.shape, layer.shape) for above in kept
+        ):
+            kept.append(layer)
+    if len(kept) == len(mine) and all(map(is_, kept, mine)):
+        return one
+    below = None
+    for layer in reversed(kept):
+        same = layer.below is below
+        below = layer if same else Packed(layer.shape, layer.changed, layer.content, below)
+    assert below is not None  # noqa: S101 # there is at least one layer
+    return below.cells() if below.depth > DEEPEST else below
+
+
+def _age(layer: Packed) -> tuple[tuple[int, str, int, str], bytes]:
+    return layer.changed, layer.content
 
 
 @lru_cache(maxsize=4096)
