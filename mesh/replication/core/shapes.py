@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, ItemsView, Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache, partial
-from operator import is_
 from typing import NamedTuple
 
 from mesh.replication.core.cells import LATEST
@@ -215,7 +214,7 @@ class Packed(_Layer, Mapping[CellKey, State]):
         if below is None:
             return self
         over = Packed(self.shape, self.changed, self.content, below)
-        return over.cells() if over.depth > DEEPEST else over
+        return over if over.depth <= DEEPEST else _stacked(_not_hidden(over.layers()))
 
     def layers(self) -> list[Packed]:
         """Itself and all that is below, from the newest on."""
@@ -256,24 +255,34 @@ new_packed: Callable[[Iterable[object]], Packed] = partial(tuple.__new__, Packed
 def merge_layers(one: Packed, other: Packed) -> Mapping[CellKey, State]:
     """The cells of both, of each the newer. Returns `one` itself if `other` adds nothing."""
     mine = one.layers()
+    kept = _not_hidden(sorted((*mine, *other.layers()), key=_age, reverse=True))
+    own = set(map(id, mine))
+    return one if own.issuperset(map(id, kept)) else _stacked(kept)
+
+
+def _not_hidden(layers: Iterable[Packed]) -> list[Packed]:
+    """The layers, newest first, that have a cell which is in none above them."""
     kept: list[Packed] = []
-    for layer in sorted((*mine, *other.layers()), key=_age, reverse=True):
-        if not any(
-            above.shape is layer.shape or covers(above.shape, layer.shape) for above in kept
-        ):
+    covered: frozenset[CellKey] = frozenset()
+    for layer in layers:
+        if not covered.issuperset(layer.shape):
             kept.append(layer)
-    if len(kept) == len(mine) and all(map(is_, kept, mine)):
-        return one
+            covered = covered.union(layer.shape)
+    return kept
+
+
+def _stacked(layers: Sequence[Packed]) -> Mapping[CellKey, State]:
+    """Layers upon each other, the newest first; told apart if there are too many of them."""
     below = None
-    for layer in reversed(kept):
+    for layer in reversed(layers):
         same = layer.below is below
         below = layer if same else Packed(layer.shape, layer.changed, layer.content, below)
     assert below is not None  # noqa: S101 # there is at least one layer
     return below.cells() if below.depth > DEEPEST else below
 
 
-def _age(layer: Packed) -> tuple[tuple[int, str, int, str], bytes]:
-    return layer.changed, layer.content
+def _age(layer: Packed) -> tuple[object, ...]:
+    return layer.changed[:3]  # who made it is not kept of all layers
 
 
 @lru_cache(maxsize=4096)

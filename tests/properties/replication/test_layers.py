@@ -63,6 +63,12 @@ def test_layers_join_as_their_cells_do(some: list[Change], data: st.DataObject) 
     again = entities.decode(entities.encode(joined))
     assert again == joined and entities.encode(again) == entities.encode(joined)
     assert entities.join(joined, other) is joined and entities.join(joined, one) is joined
+    known = applied(data.draw(st.lists(st.sampled_from(parts[0]), min_size=1, max_size=15)))
+    known = known._replace(created=max(known.created, one.created))
+    assert entities.join(one, known) is one and entities.join(one, cell_by_cell(known)) is one
+    for have in one, entities.decode(entities.encode(one)):
+        assert entities.join(have, entities.decode(entities.encode(known))) is have
+        assert entities.join(have, known) is have
 
 
 @given(st.lists(changes, min_size=2, max_size=6, unique_by=lambda each: each.stamp))
