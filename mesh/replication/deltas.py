@@ -69,10 +69,10 @@ def of_set(
         case cells.MAX | cells.MIN:
             if not value and each.descriptor.has_presence:
                 return None
-            delta = cells.Max.delta(each.rank(message), value)
-            rule = cells.RULES[each.rule]
-            wins = cell is None or rule.join(cell, rule.decode(delta)) is not cell
-            return delta if wins else None
+            rank = each.rank(message)
+            rule = cells.maximum if each.rule == cells.MAX else cells.minimum
+            wins = cell is None or rule.wins(cell, (rank, value))
+            return rule.delta(rank, value) if wins else None
         case cells.KEEP_BOTH:
             shown = b"" if cell is None else cells.both.render(each.descriptor.number, cell)
             return cells.both.delta(cell, origin, value, read) if named or value != shown else None

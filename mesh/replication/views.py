@@ -96,7 +96,7 @@ class Value:
     """A value and where and when it was written (milliseconds since 1970).
 
     `message` is an entity that holds this value alone, without its key. Origin and time are None
-    where the rule keeps neither, as MAX and MIN do.
+    where nobody knows any more who wrote it.
     """
 
     origin: Origin | None

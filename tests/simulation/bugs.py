@@ -41,6 +41,7 @@ from mesh.replication.membership import ENTITY
 from mesh.replication.schema import FieldSchema, GroupSchema
 from mesh.replication.transaction import Transaction
 from tests.simulation.bugs_of_calls import BUGS_OF_CALLS
+from tests.simulation.bugs_of_conflicts import BUGS_OF_CONFLICTS
 from tests.simulation.bugs_of_rules import BUGS_OF_RULES
 from tests.simulation.disk import Disk
 from tests.simulation.region import Region
@@ -569,5 +570,5 @@ def what_a_region_has_lost_is_wanted_from_it_alone() -> Iterator[None]:
         yield
 
 
-for _each in (*BUGS_OF_CALLS, *BUGS_OF_RULES):
+for _each in (*BUGS_OF_CALLS, *BUGS_OF_CONFLICTS, *BUGS_OF_RULES):
     _bug(_each)

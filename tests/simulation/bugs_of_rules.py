@@ -31,7 +31,7 @@ def first_lets_a_later_writer_win() -> Iterator[None]:
 
 
 def min_is_taken_for_max() -> Iterator[None]:
-    with patch.object(ordered.Min, "join", ordered.Max.join):
+    with patch.object(ordered.Min, "wins", ordered.Max.wins):
         yield
 
 

@@ -6,6 +6,7 @@ is; whoever reads or writes the entity in between may see anything, so nobody do
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from mesh.replication.core.damage import DIVERGENCE, MEMORY
@@ -49,6 +50,11 @@ class Damage:
     def pending(self) -> bool:
         """Whether anything is damaged."""
         return bool(self._since)
+
+    def forgotten(self, dropped: Iterable[EntityKey]) -> None:
+        """Tombstones were dropped, damaged or not."""
+        for entity in dropped:
+            self._since.pop(entity, None)
 
     def in_memory(self, key: str, at: int) -> None:
         """Changes one byte of an entity's state, if that leaves a state and it was hashed."""

@@ -264,6 +264,10 @@ class Model:
                     offers.setdefault(name, []).append(Offer(number, op.verb, value, past, read))
         return offers
 
+    def past(self, number: int) -> int:
+        """The writes that a writer saw, and its own."""
+        return self._writes[number].past
+
     def _ops(self, key: str, seen: int) -> Iterator[tuple[int, Op]]:
         left = seen & self._by_key.get(key, 0)
         while left:

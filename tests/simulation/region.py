@@ -85,6 +85,7 @@ class Region:
         self.schema.keep(self.disk.fields)
         recovered = self.disk.recover(known)
         self.world.made.note(self.disk.frames(), self.name)
+        self.world.watch.learn(self.disk.frames())
         self.world.model.restarted(
             self.name, self.disk.frames(), self.disk.vector(), same_disk=self._same_disk
         )
@@ -264,6 +265,7 @@ class Region:
             self.world.model.reaches(self.name, batch.vector)
             self.world.snapshots += 1
         self._installing = False
+        self.world.watch.check(self, visible)
         self.world.model.shows(self.name, visible.frames)
         self._unflushed |= visible.after.keys()
         for write in batch.writes:
@@ -361,6 +363,7 @@ class Region:
         tombstones = {e: journal.committed[e] for e in journal.integrity.digest.tombstones}
         dropped = journal.forget(tombstones, self.stability.clocks, self.wall_ms)
         self.disk.forget(dropped)
+        self.damage.forgotten(dropped)
         self.world.forgotten += len(dropped)
         for other in self.world.regions.values():
             may = other.up and not self.world.disks_lost and journal.members.remembered(other.name)

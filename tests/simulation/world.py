@@ -20,6 +20,7 @@ from tests.simulation.clients import Client
 from tests.simulation.lagging import Made
 from tests.simulation.model import Model, Violation
 from tests.simulation.network import Path, Timeline
+from tests.simulation.noted import Watch
 from tests.simulation.office import Ledger
 from tests.simulation.reading import check_reads
 from tests.simulation.region import Region
@@ -45,6 +46,7 @@ class World:
         self.timeline = Timeline()
         self.model = Model(names)
         self.made = Made()
+        self.watch = Watch(self.model)
         self.ledger = Ledger()
         self.clients: dict[str, Client] = {}
         self.tampered = False

@@ -10,7 +10,7 @@ States are never changed in place. Their forms, by rule:
 
 LATEST     (clock, region, incarnation, value): the highest wins
 FIRST      the same: the least wins
-MAX        (rank, value): the highest wins; ranks compare as bytes
+MAX        (rank, value, stamp): the highest wins; ranks compare as bytes
 MIN        the same: the least wins
 COUNTER    {origin: (incremented, decremented)}: running totals, the highest of each
 BOUNDED_COUNTER  {origin: row of running totals}, the highest of each: see `rules.escrow`

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 from mesh.replication.core import entities, homes
-from mesh.replication.core.cells import KEEP_BOTH, RULES, Stamp, Unseen, Version
+from mesh.replication.core.cells import KEEP_BOTH, MAP, RULES, Stamp, Unseen, Version
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import DELETE, Change, EntityKey, EntityState
 from mesh.replication.core.frames import Frame
@@ -57,7 +57,7 @@ def unseen(frame: Frame, vector: Mapping[Origin, int]) -> Unseen:
 def may_hold(frame: Frame, unknown: Unseen) -> bool:
     """Whether a frame's changes can conflict with anything: most frames cannot."""
     # With an etag a writer says itself what it had not read.
-    return bool(unknown) or KEEP_BOTH in frame.rules
+    return bool(unknown) or KEEP_BOTH in frame.rules or MAP in frame.rules
 
 
 def quiet(before: EntityState | None, generation: int, unknown: Unseen) -> bool:

@@ -8,7 +8,7 @@ import pytest
 from google.protobuf.message import Message
 
 from mesh.replication import Transaction
-from mesh.replication.core import cells
+from mesh.replication.core import cells, etags
 from mesh.replication.core.conflicts import DELETED, Conflict
 from mesh.replication.core.journal import Batch, Journal, Recovered, Visible
 from tests.support.merging import SCHEMA, THING, Thing
@@ -108,11 +108,37 @@ def test_what_lost_to_the_first_is_noted(world: Noting) -> None:
     assert world.values("ap", "first") == [("us", "eu")]
 
 
-def test_what_a_greater_value_beat_unseen_is_noted_where_that_was_written(world: Noting) -> None:
+def test_what_a_greater_value_beat_unseen_is_noted_with_both_stamps(world: Noting) -> None:
     world.write("us", setting("most", most=9))
     world.write("eu", setting("most", most=4))
     world.settle()
-    assert world.values("us", "most") == [(9, 4)]
+    for name in world.regions:
+        assert world.values(name, "most") == [(9, 4)]
+        (noted,) = world.noted[name]
+        assert noted.read.stamp is not None and noted.read.stamp.region == "us"
+        assert noted.other.stamp is not None and noted.other.stamp.region == "eu"
+
+
+def test_a_greater_value_of_who_saw_the_other_is_no_conflict(world: Noting) -> None:
+    world.write("us", setting("most", most=4))
+    world.settle()
+    world.write("eu", setting("most", most=9))
+    world.settle()
+    assert not any(world.noted.values())
+
+
+def test_what_an_etag_did_not_name_is_noted_in_a_map(world: Noting) -> None:
+    world.write("eu", lambda tx: tx.put(Thing, "t", "tags", {"k": "old"}))
+    world.settle()
+    etag = etags.encode(world.regions["eu"].journal.committed[THING, "t"])
+    world.write("eu", lambda tx: tx.put(Thing, "t", "tags", {"k": "new"}))
+    world.settle()
+    world.write("eu", lambda tx: tx.put(Thing, "t", "tags", {"k": "form"}, etag=etag))
+    world.settle()
+    for name in world.regions:
+        (noted,) = world.noted[name]
+        read, other = (Thing.FromString(each.value).tags for each in (noted.read, noted.other))
+        assert read == {"k": "form"} and other == {"k": "new"}
 
 
 def test_both_kept_values_are_noted(world: Noting) -> None:

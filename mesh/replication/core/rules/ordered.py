@@ -5,43 +5,67 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Iterable
 
-from mesh.replication.core.rules.rule import Decision, Rule, Stamp, State, Unseen, Version
-from mesh.replication.core.wire import piece, read_piece
+from mesh.replication.core.rules.rule import (
+    Decision,
+    Rule,
+    Stamp,
+    State,
+    Unseen,
+    Version,
+    unseen_by,
+)
+from mesh.replication.core.wire import piece, read_piece, read_text, read_varint, text, varint
 
 
 class Ordered(Rule):
-    """One value and what orders it, as (rank, value); ranks compare as bytes."""
+    """One value, what orders it, and who offered it first, as (rank, value, stamp).
+
+    Ranks compare as bytes.
+    """
 
     @abstractmethod
+    def wins(self, one: State, other: State) -> bool:
+        """Whether a value that is offered wins over the one that is there."""
+
     def join(self, one: State, other: State) -> State:
-        """The one of two that wins."""
+        if one[:2] == other[:2]:
+            return other if other[2] < one[2] else one
+        return other if self.wins(one, other) else one
 
     def from_delta(self, stamp: Stamp, delta: bytes) -> State:
-        return self.decode(delta)
+        rank, at = read_piece(delta, 0)
+        return rank, delta[at:], stamp
 
     def values(self, state: State) -> Iterable[bytes]:
         return (state[1],)
 
     def encode(self, state: State) -> bytes:
         value: bytes = state[1]
-        return piece(state[0]) + value
+        clock, region, incarnation = state[2]
+        stamp = varint(clock) + text(region) + varint(incarnation)
+        return stamp + piece(state[0]) + value
 
     def decode(self, data: bytes) -> State:
-        rank, at = read_piece(data, 0)
-        return rank, data[at:]
+        clock, at = read_varint(data, 0)
+        region, at = read_text(data, at)
+        incarnation, at = read_varint(data, at)
+        rank, at = read_piece(data, at)
+        return rank, data[at:], Stamp(clock, region, incarnation)
 
     def render(self, number: int, state: State) -> bytes:
         value: bytes = state[1]
         return value
 
+    def stamps(self, state: State) -> Iterable[Stamp]:
+        return (state[2],)
+
     def decisions(
         self, state: State, change: State, stamp: Stamp, unseen: Unseen
     ) -> Iterable[Decision]:
-        # Who sees a value offers only what wins over it. So a change that loses is concurrent for
-        # certain; of one that wins that is not known here, and it is where the other was written.
-        if state == change or self.join(state, change) is change:
+        if state[1] == change[1] or not unseen_by(unseen, state[2]):
             return ()
-        return ((Version(None, state[1]), Version(stamp, change[1])),)
+        mine, other = Version(state[2], state[1]), Version(stamp, change[1])
+        return ((other, mine),) if self.wins(state, change) else ((mine, other),)
 
     @staticmethod
     def delta(rank: bytes, value: bytes) -> bytes:
@@ -52,12 +76,14 @@ class Ordered(Rule):
 class Max(Ordered):
     """The greatest value wins, by its rank; ties by its bytes."""
 
-    def join(self, one: State, other: State) -> State:
-        return other if other > one else one
+    def wins(self, one: State, other: State) -> bool:
+        greater: bool = other[:2] > one[:2]
+        return greater
 
 
 class Min(Ordered):
     """The least value wins, by its rank; ties by its bytes."""
 
-    def join(self, one: State, other: State) -> State:
-        return other if other < one else one
+    def wins(self, one: State, other: State) -> bool:
+        less: bool = other[:2] < one[:2]
+        return less

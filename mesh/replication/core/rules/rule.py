@@ -19,7 +19,7 @@ class Stamp(NamedTuple):
 
 
 class Version(NamedTuple):
-    """A value that stood against another; `stamp` is None where the rule keeps none."""
+    """A value that stood against another; `stamp` is None where it is not known any more."""
 
     stamp: Stamp | None
     value: bytes
