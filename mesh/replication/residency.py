@@ -12,6 +12,7 @@ from mesh.replication.core.cells import FIRST, RULES, Stamp
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.journal import Journal
+from mesh.replication.core.members import ENTITY as MEMBERS
 from mesh.replication.core.residents import Resident, Residents, written
 from mesh.replication.core.shapes import CellKey
 from mesh.replication.errors import NotHome, NotReplicated, WriteTooLarge
@@ -77,6 +78,8 @@ def generation_of_new(
     schema: EntitySchema, before: EntityState | None, region: str, clock_ms: int
 ) -> int:
     """The generation of an entity that is created here, after what was there before."""
+    if schema.name == MEMBERS[0]:
+        return 1  # It is never deleted; and whoever creates it at once writes to one table.
     last = generations.last_before(0 if before is None else before.generation, clock_ms)
     if schema.home is None:
         return last + 1

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 from unittest.mock import patch
 
+from mesh.replication import residency
 from mesh.replication.core import (
     cells,
     decisions,
@@ -561,6 +562,18 @@ def what_stays_outlives_a_delete() -> Iterator[None]:
 @_bug
 def what_a_snapshot_has_forgotten_lives_on() -> Iterator[None]:
     with _replaced(intake, "_covers", lambda positions, stamp: False):
+        yield
+
+
+@_bug
+def what_is_from_the_future_is_applied_at_once() -> Iterator[None]:
+    with _replaced(journal, "MAX_AHEAD_MS", 1 << 40):
+        yield
+
+
+@_bug
+def two_days_begin_two_tables_of_members() -> Iterator[None]:
+    with _replaced(residency, "MEMBERS", ("", "")):
         yield
 
 

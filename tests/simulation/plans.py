@@ -48,6 +48,9 @@ def plan(seed: int, most_regions: int = 100, focus: Collection[str] = ()) -> lis
         _among(lines, Random(f"operations {seed}"), 0.3, _operation, names)  # noqa: S311 # as above
         _among(lines, Random(f"damage {seed}"), 0.25, _damage, names)  # noqa: S311 # as above
         _among(lines, Random(f"members {seed}"), 0.25, _members, names)  # noqa: S311 # as above
+        _among(lines, Random(f"future {seed}"), 0.1, _future, names)  # noqa: S311 # as above
+        if "t" in kinds:
+            _among(lines, Random(f"rights {seed}"), 0.4, _rights, names)  # noqa: S311 # as above
     if (focus and "calls" in focus) or (not focus and seed % 8 in (3, 6)):
         lines = list(_with_clients(lines, Random(f"clients {seed}")))  # noqa: S311 # as above
     return [*lines, "settle"]
@@ -261,6 +264,28 @@ def _clock(random: Random, names: list[str]) -> list[str]:
     if random.random() < 0.3:
         return [f"drift {name} {random.choice((-50, 0, 50, 300))}"]
     return [f"clock {name} {random.choice((-60_000, -5_000, -20, 20, 5_000, 60_000))}"]
+
+
+def _future(random: Random, names: list[str]) -> list[str]:
+    """A clock is so far ahead that the others wait for what is written under it."""
+    name, ahead_ms = random.choice(names), random.choice((6, 30)) * 60_000
+    lines = [f"clock {name} {ahead_ms}", _write(random, name), *_maybe_wait(random)]
+    return [*lines, f"clock {name} {-ahead_ms}"] if random.random() < 0.7 else lines
+
+
+def _rights(random: Random, names: list[str]) -> list[str]:
+    """Rights of a bounded counter are spent and given, and a backup knows nothing of that."""
+    name, key = random.choice(names), random.choice(writes.THINGS)
+    lines = [f"create {random.choice(names)} {key} stock={random.randint(2, 9)}", "wait 50"]
+    lines += [f"backup {name}", *writes.drain(random, names), *_maybe_wait(random)]
+    if random.random() < 0.5:
+        lines += [f"isolate {name}", *(["wait 4500"] if random.random() < 0.5 else ())]
+    lines.append(f"{random.choice(('restore', 'restore', 'lose'))} {name}")
+    for _ in range(random.randint(1, 3)):
+        lines += [*writes.drain(random, [name, random.choice(names)]), *_maybe_wait(random)]
+    if random.random() < 0.3:
+        lines += _evict(random, names)
+    return [*lines, *_heal(random, names)]
 
 
 def _version(random: Random, names: list[str]) -> list[str]:

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 from mesh.replication import Transaction, WriteContext, conflicts
 from mesh.replication.core import entities, etags, horizon, links
 from mesh.replication.core.cells import SET
-from mesh.replication.core.clocks import covers
+from mesh.replication.core.clocks import MAX_AHEAD_MS, covers, milliseconds
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import LinkFault
@@ -59,6 +59,8 @@ class Region:
         self.stays = residency.Stays()
         self.skew_ms = 0
         self.drift = 0.0
+        self.turned_ms = 0
+        """When the wall clock was set last."""
         self.disk_ms = 2
         self.disk_full = False
         self.up = False
@@ -249,12 +251,22 @@ class Region:
         batch = self.journal.next_batch()
         if batch is None:
             return
+        self._check_time(batch)
         self._busy = True
         self._installing = batch.staging is not None and batch.staging.install is not None
         if not self.disk_full:
             self.disk.commit(batch.frames, batch.settled, batch.staging, batch.keys)
         outcome = self._failed if self.disk_full else self._stored
         self.world.timeline.after(self.disk_ms, self.living(lambda: outcome(batch)))
+
+    def _check_time(self, batch: Batch) -> None:
+        """Nothing from the future is applied before its time."""
+        if self.world.timeline.now - self.turned_ms <= 2 * TICK_MS:
+            return
+        for frame in batch.frames:
+            ahead_ms = milliseconds(frame.newest) - self.wall_ms
+            if frame.origin.region != self.name and ahead_ms > MAX_AHEAD_MS:
+                raise Violation(f"{self.name} applies what is {ahead_ms} ms ahead of its clock")
 
     def _stored(self, batch: Batch) -> None:
         self._busy = False

@@ -403,7 +403,9 @@ class Script:
         self.world.damaged.add((CHANNEL, key))
 
     def do_clock(self, name: str, milliseconds: str) -> None:
-        self.world.regions[name].skew_ms += int(milliseconds)
+        region = self.world.regions[name]
+        region.skew_ms += int(milliseconds)
+        region.turned_ms = self.world.timeline.now
 
     def do_drift(self, name: str, percent: str) -> None:
         region = self.world.regions[name]

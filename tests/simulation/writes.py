@@ -18,7 +18,7 @@ def write(random: Random, names: list[str], kinds: str) -> list[str]:
     match random.choice(kinds) if len(kinds) > 1 else kinds:
         case "t":
             if random.random() < 0.15:
-                return random.choice((_race, _form, _drain))(random, names)
+                return random.choice((_race, _form, drain))(random, names)
             return _thing(random, name)
         case "i":
             return [_item(random, name)]
@@ -135,7 +135,7 @@ def _form(random: Random, names: list[str]) -> list[str]:
     return [f"look {one} {key} {reader}", *between, *_pause(random), end]
 
 
-def _drain(random: Random, names: list[str]) -> list[str]:
+def drain(random: Random, names: list[str]) -> list[str]:
     """Several regions take from a bounded counter, which run out of rights and ask for them."""
     key = random.choice(THINGS)
     lines = []
