@@ -395,12 +395,20 @@ class Script:
 
     def do_corrupt(self, name: str, key: str, at: str) -> None:
         region = self.world.regions[name]
-        if region.up:
+        if region.up and self._whole_elsewhere(name, key):
             region.damage.in_memory(key, int(at))
 
     def do_rot(self, name: str, key: str, at: str) -> None:
-        self.world.regions[name].disk.rot((CHANNEL, key), int(at))
-        self.world.damaged.add((CHANNEL, key))
+        if self._whole_elsewhere(name, key):
+            self.world.regions[name].disk.rot((CHANNEL, key), int(at))
+            self.world.damaged.add((CHANNEL, key))
+
+    def _whole_elsewhere(self, name: str, key: str) -> bool:
+        """Whether no other region has a damaged state of an entity: what all lost is gone."""
+        others = (region for region in self.world.regions.values() if region.name != name)
+        return not any(
+            each.damage.concerns(key) or (CHANNEL, key) in each.disk.rotten() for each in others
+        )
 
     def do_clock(self, name: str, milliseconds: str) -> None:
         region = self.world.regions[name]

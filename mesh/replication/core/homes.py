@@ -75,6 +75,8 @@ def _anew(rule: int, cell: State, origin: Origin) -> bytes:
         case cells.LATEST | cells.FIRST:
             value: bytes = cell[3]
             return value
+        case cells.MAX | cells.MIN:
+            return cells.Max.delta(cell[0], cell[1])
         case cells.COUNTER:
             return cells.Counter.delta(None, origin, cells.Counter.total(cell))
         case cells.BOUNDED_COUNTER:
