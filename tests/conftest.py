@@ -6,12 +6,12 @@ import os
 from collections.abc import Iterator
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.support import ports
 
 # How long an example takes says how busy the machine is: pytest's own limit finds what hangs.
-settings.register_profile("isthmus", deadline=None)
+settings.register_profile("isthmus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("isthmus")
 
 _skipped: list[str] = []
