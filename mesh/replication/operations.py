@@ -92,9 +92,10 @@ class Operations:
 
     async def known(self, operation: Operation) -> Receipt | None:
         """What is kept of an operation that was done here. Waits for one that is in flight."""
-        while operation in self._running:
+        # One that is over may still stand there: to wait for that would never pause.
+        while (running := self._running.get(operation)) and not running[2].done():
             try:
-                await asyncio.shield(self._running[operation][2])
+                await asyncio.shield(running[2])
             except WriteError:
                 pass  # it has no effect
         return self._kept(operation)

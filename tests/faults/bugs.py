@@ -12,6 +12,7 @@ from typing import Any
 from unittest.mock import patch
 
 from mesh.replication import Group
+from mesh.replication.claims import Claiming
 from mesh.replication.committer import Committer
 from mesh.replication.store.sqlite import SqliteStore
 from tests.simulation import bugs as simulated
@@ -48,6 +49,17 @@ def sessions_do_not_wait() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def repeats_ask_nobody() -> Iterator[None]:
+    """A region does what it does not know, though another one may have done it."""
+
+    async def claim(self: Claiming, operation: Any, seconds: Any) -> None:
+        pass
+
+    with patch.object(Claiming, "claim", claim):
+        yield
+
+
 _OF_THE_CORE = (
     "tombstones_are_forgotten",
     "increments_of_one_origin_are_added_up_twice",
@@ -57,5 +69,6 @@ _OF_THE_CORE = (
 BUGS: dict[str, Callable[[], Any]] = {
     "acknowledged_before_the_fsync": acknowledged_before_the_fsync,
     "sessions_do_not_wait": sessions_do_not_wait,
+    "repeats_ask_nobody": repeats_ask_nobody,
     **{name: simulated.BUGS[name] for name in _OF_THE_CORE},
 }

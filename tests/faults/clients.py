@@ -7,7 +7,16 @@ import random
 import time
 from typing import Any
 
-from tests.faults.history import ACKNOWLEDGED, PENDING, REFUSED, UNKNOWN, Attempt, History, State
+from tests.faults.history import (
+    ACKNOWLEDGED,
+    HURRIED,
+    PENDING,
+    REFUSED,
+    UNKNOWN,
+    Attempt,
+    History,
+    State,
+)
 from tests.faults.processes import Connection, Process, RegionFailed
 
 WAIT_SECONDS = 1.5
@@ -16,6 +25,9 @@ WAIT_SECONDS = 1.5
 ANSWER_SECONDS = 8.0
 """After that a client no longer waits for an answer."""
 
+BEGINNER = "begin"
+"""The client that makes what the others build on."""
+
 MORTAL = [f"mortal-{n}" for n in range(4)]
 """Entities that are deleted and created again."""
 
@@ -23,8 +35,12 @@ LASTING = [f"lasting-{n}" for n in range(4)]
 PAIRS = [(f"left-{n}", f"right-{n}") for n in range(3)]
 """Entities that are only written both at once, with the same value."""
 
+HURRIED_SECONDS = 0.02
+"""Some writes are given up within this time, and are then repeated elsewhere: as by a sidecar whose
+try was too short."""
+
 _MOVES = 0.05
-_REPEATS = {UNKNOWN: 0.6, PENDING: 0.6, ACKNOWLEDGED: 0.05}
+_HURRIES = 0.05
 _PAUSE_SECONDS = 0.03
 _GIVE_UP_AFTER = 3
 
@@ -100,8 +116,8 @@ class Client:
 
     async def _again(self, before: Attempt) -> None:
         """Repeats a write under its id, here or elsewhere."""
-        if self._random.random() < 0.5:
-            self._region = before.region
+        others = [region for region in self._processes if region != before.region]
+        self._region = self._random.choice([before.region, *others, *others])
         again = self._attempt(before.request, before.write, before.durability)
         again.repeated = True
         await self._send(again)
@@ -122,7 +138,8 @@ class Client:
     async def _write(self, write: list[list[Any]]) -> Attempt:
         durability = self._random.choices(("REGION", "ONE_PEER", "MAJORITY"), (8, 1, 1))[0]
         attempt = self._attempt(f"{self._name}.{self._count + 1}", write, durability)
-        await self._send(attempt)
+        hurries = self._name != BEGINNER and self._random.random() < _HURRIES
+        await self._send(attempt, self._random.random() * HURRIED_SECONDS if hurries else None)
         self._before = attempt
         return attempt
 
@@ -142,16 +159,17 @@ class Client:
             durability=durability,
         )
 
-    async def _send(self, attempt: Attempt) -> None:
+    async def _send(self, attempt: Attempt, hurry: float | None = None) -> None:
         self._history.attempts.append(attempt)
         try:
-            async with asyncio.timeout(ANSWER_SECONDS):
+            async with asyncio.timeout(ANSWER_SECONDS if hurry is None else hurry):
                 connection = await self._connected(attempt)
                 if connection is not None:
                     answer = await self._ask(connection, attempt)
                     self._learn(attempt, answer)
         except (OSError, TimeoutError) as error:
-            attempt.error = type(error).__name__
+            hurried = hurry is not None and isinstance(error, TimeoutError)
+            attempt.error = HURRIED if hurried else type(error).__name__
             self._disconnect(attempt)
         attempt.end = time.monotonic()
         if attempt.outcome in (UNKNOWN, REFUSED) and attempt.error not in _ORDINARY:
@@ -262,7 +280,9 @@ class Client:
 
 def _chance_of_repeat(attempt: Attempt) -> float:
     unknown = attempt.outcome == UNKNOWN or attempt.error == "OperationUnknown"
-    return 0.6 if unknown or attempt.outcome == PENDING else _REPEATS.get(attempt.outcome, 0.0)
+    if unknown or attempt.outcome == PENDING:
+        return 0.9
+    return 0.05 if attempt.outcome == ACKNOWLEDGED else 0.0
 
 
 _CHANGES = (

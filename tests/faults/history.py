@@ -18,6 +18,9 @@ REFUSED = "refused"
 UNKNOWN = "unknown"
 """No answer came: it has taken effect, will, or never does."""
 
+HURRIED = "Hurried"
+"""The error of an attempt whose client did not wait for an answer."""
+
 
 @dataclass
 class Attempt:

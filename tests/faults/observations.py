@@ -8,7 +8,7 @@ from typing import Any
 
 from tests.faults.checks import Check
 from tests.faults.effects import Effects
-from tests.faults.history import ACKNOWLEDGED, REFUSED, UNKNOWN, Attempt, State
+from tests.faults.history import ACKNOWLEDGED, HURRIED, REFUSED, UNKNOWN, Attempt, State
 
 _OF_PROCESSES = ("kill", "pause", "disk")
 _OF_THE_WRITE = {"NotFound", "AlreadyExists", "RightsShort"}
@@ -203,7 +203,7 @@ def available(effects: Effects) -> Iterator[str]:
             for fault in troubles
         ):
             continue
-        if attempt.outcome == UNKNOWN and attempt.error != "DurabilityPending":
+        if attempt.outcome == UNKNOWN and attempt.error not in (HURRIED, "DurabilityPending"):
             waited = attempt.end - attempt.start
             yield f"{attempt.region} gave {attempt.uid} no answer in {waited:.1f} s, though it ran"
         if attempt.outcome == REFUSED and attempt.error not in ordinary:

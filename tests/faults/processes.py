@@ -15,6 +15,7 @@ from typing import Any
 from tests.faults.settings import Settings
 
 START_SECONDS = 60.0
+_HANGS_SECONDS = 30.0
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -95,12 +96,13 @@ class Process:
         return Connection(*await asyncio.open_unix_connection(self._settings.socket, limit=1 << 26))
 
     async def ask(self, do: str, **arguments: Any) -> dict[str, Any]:
-        """What it answers on a connection of its own. Raises `OSError`."""
-        connection = await self.connect()
-        try:
-            return await connection.ask(do, **arguments)
-        finally:
-            connection.close()
+        """What it answers on a connection of its own. Raises `OSError`, also if it hangs."""
+        async with asyncio.timeout(_HANGS_SECONDS):
+            connection = await self.connect()
+            try:
+                return await connection.ask(do, **arguments)
+            finally:
+                connection.close()
 
     def pause(self) -> None:
         """Stops it where it is."""

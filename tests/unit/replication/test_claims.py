@@ -14,7 +14,7 @@ import grpc
 import pytest
 
 from mesh.replication import Group, RequestIdReused, WriteContext
-from mesh.replication.core.clocks import Origin
+from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.grants import Claims
 from mesh.replication.core.receipts import KEPT_MS
 from mesh.replication.errors import OperationUnknown
@@ -110,6 +110,17 @@ async def test_what_cannot_be_known_is_said_in_time(tmp_path: Path) -> None:
         # A first attempt asks nobody.
         other = replace(asking(), request_id="other")
         assert (await count(us.group, other)).title == "counted in us"
+
+
+@pytest.mark.timeout(20)
+async def test_a_claim_may_come_just_as_the_write_is_stored(tmp_path: Path) -> None:
+    async with apart(tmp_path, "eu", "us") as (eu, _):
+        operations, context = eu.group._operations, asking()
+        stored: asyncio.Future[Vector] = asyncio.get_running_loop().create_future()
+        operations.started(context, Channel(), stored)
+        stored.set_result({})
+        # Before whoever waits for it has been told: nothing of this was written, so none is kept.
+        assert await operations.known(OPERATION) is None
 
 
 async def test_what_came_and_waits_is_not_granted(tmp_path: Path) -> None:
