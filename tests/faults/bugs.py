@@ -17,7 +17,7 @@ from mesh.replication.committer import Committer
 from mesh.replication.store.sqlite import SqliteStore
 from tests.simulation import bugs as simulated
 
-_SLOW_DISK_SECONDS = 0.05
+_SLOW_DISK_SECONDS = 0.2
 
 
 @contextmanager

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from tests.faults.checks import Check
+from tests.faults.clients import WAIT_SECONDS
 from tests.faults.effects import Effects
 from tests.faults.history import ACKNOWLEDGED, HURRIED, REFUSED, UNKNOWN, Attempt, State
 
@@ -194,7 +195,6 @@ def available(effects: Effects) -> Iterator[str]:
     """A region whose process runs answers, whatever its links do, with nothing out of the way."""
     faults = effects.history.faults
     troubles = [fault for fault in faults if fault.kind in _OF_PROCESSES]
-    ordinary = _ORDINARY | ({"OperationUnknown"} if faults else set())
     for attempt in effects.history.attempts:
         if any(
             attempt.region in fault.targets
@@ -203,10 +203,12 @@ def available(effects: Effects) -> Iterator[str]:
             for fault in troubles
         ):
             continue
+        waited = attempt.end - attempt.start
+        if attempt.error == "OperationUnknown" and (faults or waited >= WAIT_SECONDS):
+            continue  # others were out of reach, or too busy to answer in time
         if attempt.outcome == UNKNOWN and attempt.error not in (HURRIED, "DurabilityPending"):
-            waited = attempt.end - attempt.start
             yield f"{attempt.region} gave {attempt.uid} no answer in {waited:.1f} s, though it ran"
-        if attempt.outcome == REFUSED and attempt.error not in ordinary:
+        if attempt.outcome == REFUSED and attempt.error not in _ORDINARY:
             yield f"{attempt.region} refused {attempt.uid} with {attempt.error}, though it ran"
 
 
