@@ -17,6 +17,7 @@ from pathlib import Path
 from tests.faults import namespaces
 from tests.faults.bugs import BUGS
 from tests.faults.nemesis import KINDS
+from tests.faults.processes import RegionFailed
 from tests.faults.runs import Plan, Verdict, run
 from tests.faults.wan import Network
 
@@ -100,6 +101,9 @@ def main(arguments: list[str]) -> int:
             verdict = asyncio.run(run(plan))
         except namespaces.NotPossible as error:
             print(f"no network namespaces here: {error}", file=sys.stderr)
+            return 2
+        except RegionFailed as error:
+            print(f"{plan.name} could not begin: {error}", file=sys.stderr)
             return 2
         if not verdicts:
             head = " ".join(f"{name:>12}" for name in verdict.counts)
