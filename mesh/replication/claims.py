@@ -96,6 +96,10 @@ class Claiming:
         """Whether an operation was granted to another region."""
         return self._claims.is_fenced(operation)
 
+    def is_coming(self, operation: Operation) -> bool:
+        """Whether its change came here and is not visible yet, though it may be on disk."""
+        return self._coming(operation)
+
     async def claim(self, operation: Operation, seconds: float | None) -> None:
         """Returns once all regions have granted an operation, which is to be begun at once.
 
@@ -179,10 +183,12 @@ class Claiming:
         """What a region is told that asks for an operation. Raises `StoreError`."""
         operation = request.actor, request.method, request.request_id
         receipt = await self._known(operation)
+        if self._coming(operation):
+            return link_pb2.ClaimResponse(busy=link_pb2.ClaimResponse.Busy())
         if receipt is not None:
             return link_pb2.ClaimResponse(done=self._done(receipt))
         now_ms = self._group.now_ms()
-        if self._coming(operation) or not self._claims.asked(operation, by, now_ms):
+        if not self._claims.asked(operation, by, now_ms):
             return link_pb2.ClaimResponse(busy=link_pb2.ClaimResponse.Busy())
         await self._group.fence(operation, now_ms)
         return link_pb2.ClaimResponse(granted=link_pb2.ClaimResponse.Granted())

@@ -20,6 +20,8 @@ from mesh.replication.views import WriteContext
 
 _log = logging.getLogger("isthmus.replication")
 
+_PAUSE_SECONDS = 0.005
+
 
 class Operations:
     """What is known of requests with an id: in flight here, done in the store, asked for.
@@ -63,6 +65,9 @@ class Operations:
                 await asyncio.shield(done)
                 return _copy(result)
             receipt = self._kept(operation)
+            if receipt is not None and claiming.is_coming(operation):
+                await asyncio.sleep(_PAUSE_SECONDS)  # its commit ends: who asks is to see it
+                continue
             if receipt is not None:
                 return _result(context, receipt)
             if not context.repeated and not claiming.is_fenced(operation):
