@@ -12,9 +12,11 @@ from pathlib import Path
 
 import grpc
 import pytest
+from isthmus.replication.v1 import link_pb2
 
 from mesh.replication import Group, RequestIdReused, WriteContext
-from mesh.replication.core.clocks import Origin, Vector
+from mesh.replication.core.clocks import Origin, Vector, vector_from_proto
+from mesh.replication.core.frames import Frame
 from mesh.replication.core.grants import Claims
 from mesh.replication.core.receipts import KEPT_MS
 from mesh.replication.errors import OperationUnknown
@@ -63,6 +65,16 @@ def heal(*regions: Region) -> None:
             # As after a restart of the link: it dials anew.
             task = asyncio.create_task(follower.run(region.dial), name=f"link from {peer}")
             region.group._links._tasks.append(task)
+
+
+def sent(source: Region, target: Region) -> Frame:
+    """The only frame of a region, as it came to another one."""
+    journal = target.group.journal
+    (stored,) = source.group.log.after(source.group.journal.origin, 0, 1 << 20)
+    statement = source.group.journal.keys.statement(stored.signature)
+    assert statement is not None and journal.keys.learn(statement, source.name) == ""
+    now_ms = target.group.now_ms()
+    return journal.read(stored.body, stored.hash, now_ms, signature=stored.signature)
 
 
 def takeovers(group: Group) -> int:
@@ -127,12 +139,7 @@ async def test_what_came_and_waits_is_not_granted(tmp_path: Path) -> None:
     async with apart(tmp_path, "ap", "eu", "us") as (ap, eu, us):
         first = await count(eu.group, asking())
         # Its change waits in us for another one, when the region that did it loses its disk.
-        journal = us.group.journal
-        (stored,) = eu.group.log.after(eu.group.journal.origin, 0, 1 << 20)
-        assert journal.keys.learn(eu.group.journal.keys.statement(stored.signature), "eu") == ""
-        frame = journal.read(
-            stored.body, stored.hash, us.group.now_ms(), signature=stored.signature
-        )
+        journal, frame = us.group.journal, sent(eu, us)
         frame.dependencies = {Origin("ap", 1): 1}
         assert journal.take(frame)
         await eu.stop()
@@ -149,6 +156,29 @@ async def test_what_came_and_waits_is_not_granted(tmp_path: Path) -> None:
         assert await count(ap.group, repeat()) == first
         assert await count(us.group, repeat()) == first
         assert takeovers(ap.group) == takeovers(us.group) == 1
+
+
+async def test_a_result_is_told_once_what_it_wrote_is_seen(tmp_path: Path) -> None:
+    async with apart(tmp_path, "eu", "us") as (eu, us):
+        first = await count(eu.group, asking())
+        journal, frame = us.group.journal, sent(eu, us)
+        assert journal.take(frame)
+        batch = journal.next_batch()
+        assert batch is not None
+        await us.group._committer.run(lambda: us.group.log.commit(batch))
+        # It is on disk, and not visible yet.
+        actor, method, request_id = OPERATION
+        request = link_pb2.ClaimRequest(
+            group=us.group.name, actor=actor, method=method, request_id=request_id
+        )
+        assert (await us.group.claim("eu", request)).HasField("busy")
+        again = asyncio.create_task(count(us.group, asking()))
+        await asyncio.sleep(0)
+        assert not again.done() and takeovers(us.group) == 0
+        journal.stored(batch)
+        assert await again == first and takeovers(us.group) == 1
+        told = (await us.group.claim("eu", request)).done
+        assert vector_from_proto(told.vector) == journal.vector
 
 
 async def test_a_fence_outlives_the_process(tmp_path: Path) -> None:
