@@ -572,6 +572,18 @@ def what_is_from_the_future_is_applied_at_once() -> Iterator[None]:
 
 
 @_bug
+def a_word_that_was_under_way_counts_for_a_readmission() -> Iterator[None]:
+    real = Durable.acknowledged
+
+    def acknowledged(self: Durable, peer: str, vector: Any) -> None:
+        real(self, peer, vector)
+        self._first.setdefault(peer, dict(vector))
+
+    with _replaced(Durable, "acknowledged", acknowledged):
+        yield
+
+
+@_bug
 def two_days_begin_two_tables_of_members() -> Iterator[None]:
     with _replaced(residency, "MEMBERS", ("", "")):
         yield

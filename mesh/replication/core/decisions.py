@@ -35,13 +35,13 @@ class Deciding:
 
 @dataclass(frozen=True)
 class Word:
-    """What a region says that it has on disk: last, and first since it was decided upon.
+    """What a region says that it has on disk: last, and first since it knows what was decided.
 
     `decision` is the position of that decision in the home's journal.
     """
 
     latest: Vector
-    first: Vector
+    first: Vector | None
     decision: Vector
 
 
@@ -130,7 +130,8 @@ def follow_up(
         if member.state is State.JOINING:
             # It has what was here when it was readmitted, and what it wrote alone is here.
             caught_up = covers(word.latest, member.positions)
-            if caught_up and handed_over(region, word.first, [home_has]):
+            known = word.first is not None and handed_over(region, word.first, [home_has])
+            if caught_up and known:
                 members = _decided(members, region, State.JOINED, by)
         elif member.state is State.LEAVING:
             # It knows of the decision, so it writes no more, and all have what it wrote.

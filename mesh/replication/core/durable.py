@@ -56,8 +56,12 @@ class Durable:
         """
         if peer in self._peers:
             latest = self._acknowledged[peer] = dict(vector)
-            if not covers(latest, self._first.setdefault(peer, latest)):
-                self._first[peer] = latest
+            first = self._first.get(peer)
+            if first is None or not covers(latest, first):
+                # What was under way when it was decided upon may be from before it wrote.
+                self._first.pop(peer, None)
+                if covers(latest, self._since.get(peer, {})):
+                    self._first[peer] = latest
 
     def holders(self, positions: Mapping[Origin, int]) -> list[str]:
         """The members that hold all of these positions; this one does, which wrote them."""
@@ -72,6 +76,6 @@ class Durable:
     def words(self) -> dict[str, Word]:
         """What the peers said since they were decided upon."""
         return {
-            peer: Word(latest, self._first[peer], self._since.get(peer, {}))
+            peer: Word(latest, self._first.get(peer), self._since.get(peer, {}))
             for peer, latest in self._acknowledged.items()
         }
