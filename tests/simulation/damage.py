@@ -47,6 +47,11 @@ class Damage:
         return (CHANNEL, key) in self._since
 
     @property
+    def entities(self) -> set[EntityKey]:
+        """What is damaged here."""
+        return set(self._since)
+
+    @property
     def pending(self) -> bool:
         """Whether anything is damaged."""
         return bool(self._since)

@@ -385,13 +385,24 @@ class Script:
 
     def do_restore(self, name: str) -> None:
         region = self.world.regions[name]
-        region.replace_disk(region.backup)
-        region.start()
+        if not self._needed(name):
+            region.replace_disk(region.backup)
+            region.start()
 
     def do_lose(self, name: str) -> None:
         region = self.world.regions[name]
-        region.replace_disk([])
-        region.start()
+        if not self._needed(name):
+            region.replace_disk([])
+            region.start()
+
+    def _needed(self, name: str) -> bool:
+        """Whether what this region holds may be the only whole state of a damaged entity."""
+        others = [region for region in self.world.regions.values() if region.name != name]
+        damaged = {each.name: each.damage.entities | each.disk.rotten() for each in others}
+        lost = set().union(*damaged.values())
+        return bool(lost) and not any(
+            not damaged[each.name] and lost <= each.journal.committed.keys() for each in others
+        )
 
     def do_corrupt(self, name: str, key: str, at: str) -> None:
         region = self.world.regions[name]

@@ -18,6 +18,9 @@ STORED_STATE = digest_pb2.CORRUPTION_KIND_STORED_STATE
 STORED_FRAME = digest_pb2.CORRUPTION_KIND_STORED_FRAME
 DIVERGENCE = digest_pb2.CORRUPTION_KIND_DIVERGENCE
 
+PATIENCE_MS = 60_000
+"""For so long a repair is waited for."""
+
 MOST_REMEMBERED = 100
 MOST_LISTED = 100
 
@@ -117,11 +120,15 @@ class Damages:
         damage = self.wanted(entity)
         return damage is not None and damage.kind == DIVERGENCE
 
-    @property
-    def any_state(self) -> bool:
-        """Whether the state of some entity here is known not to be what was written."""
-        found = self._open[True].values()
-        return any(damage.entity and damage.kind != DIVERGENCE for damage in found)
+    def repairing(self, now_ms: int) -> bool:
+        """Whether the state of some entity was found damaged lately, and is not repaired yet.
+
+        After a while it may be that nobody has it, and it is waited for no more.
+        """
+        return any(
+            damage.entity and damage.kind != DIVERGENCE and now_ms - damage.found_ms < PATIENCE_MS
+            for damage in self._open[True].values()
+        )
 
     def open(self, *, from_peers: bool) -> list[Damage]:
         """What is not repaired: what takes other regions, or what memory knows."""

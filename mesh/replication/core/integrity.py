@@ -12,7 +12,7 @@ from mesh.replication.core.clocks import milliseconds
 from mesh.replication.core.comparison import Comparison
 from mesh.replication.core.damage import MEMORY, STORED_STATE, Damages
 from mesh.replication.core.digest import BUCKETS, Digest
-from mesh.replication.core.entities import EntityKey, EntityState, fingerprint
+from mesh.replication.core.entities import EntityKey, EntityState, checksum, fingerprint
 from mesh.replication.core.recent import Recent
 
 if TYPE_CHECKING:
@@ -93,6 +93,13 @@ class Integrity:
             return False
         self.damages.add(MEMORY, entity, now_ms, "its state in memory is not what was hashed")
         return True
+
+    def sound(self, entity: EntityKey, canonical: bytes) -> bool:
+        """Whether an entity's canonical bytes are those that were hashed; notes it if not."""
+        kept = self.digest.kept(entity)
+        if kept is None or checksum(entity, canonical) == kept.to_bytes(32, "big"):
+            return True
+        return not self.suspect(entity, milliseconds(self._journal.clock.last))
 
     def storable(self, entity: EntityKey) -> bool:
         """Whether an entity's state may be stored: not if it is known to be damaged."""

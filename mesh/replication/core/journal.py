@@ -797,7 +797,8 @@ class Journal:
             keys = self.integrity.digest.entities()
             header = Header(new, self.region, positions, len(keys))
             until_ms = milliseconds(self.clock.last)
-            found = Capture(header, self.committed, keys, until_ms, now_ms)
+            sound = self.integrity.sound
+            found = Capture(header, self.committed, keys, until_ms, now_ms, sound)
             self.captures.add(found)
         return found
 

@@ -168,7 +168,7 @@ class Capture:
 
     `keys` are those of all that is committed, in the order in which a store keeps them: so to
     install it writes page after page. Pieces are made anew whenever they are asked for: the bytes
-    of one are all that is held.
+    of one are all that is held. `sound` says whether an entity's bytes are what they were.
     """
 
     def __init__(
@@ -178,8 +178,10 @@ class Capture:
         keys: list[EntityKey],
         until_ms: int,
         now_ms: int,
+        sound: Callable[[EntityKey, bytes], bool] = lambda entity, canonical: True,
     ) -> None:
         self.header = header
+        self._sound = sound
         self.spoilt = False
         """Whether it may hold what was damaged: it is given to nobody any more."""
         self.taken_ms = self.used_ms = now_ms
@@ -223,8 +225,10 @@ class Capture:
         while at < len(self._keys) and size < PIECE_BYTES:
             entity = self._keys[at]
             at += 1
-            state = self._replaced.get(entity) or self._committed[entity]
-            data = entities.encode(state)
+            state = self._replaced.get(entity)
+            data = entities.encode(state or self._committed[entity])
+            if state is None and not self._sound(entity, data):
+                self.spoilt = True
             body.types.append(types.setdefault(entity[0], len(types)))
             body.keys.append(entity[1])
             body.states.append(data)
