@@ -223,7 +223,9 @@ class Journal:
         self.committed = recovered.states
         self.vector = recovered.vector
         self.seen = Seen(self.vector, recovered.clocks)
-        self.clock = HybridClock(recovered.clock)
+        # What stays in the region is in no frame, and is followed by later writes all the same.
+        stays = (state.changed.clock for state in recovered.residents.values())
+        self.clock = HybridClock(max(recovered.clock, *stays, 0))
         self.implied: Vector = {}
         """What changes applied in this life depend on, of other origins than their own."""
         self.waiting: dict[Origin, deque[Frame]] = {}

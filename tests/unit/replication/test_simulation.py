@@ -83,7 +83,7 @@ SHOWN: dict[str, int | str] = {
     "tokens_name_too_little": 2,
     "tombstones_are_forgotten": "delete-wins",
     "what_a_snapshot_has_forgotten_lives_on": 151,
-    "what_an_evicted_region_wrote_alone_is_dropped": 119,
+    "what_an_evicted_region_wrote_alone_is_dropped": 205,
     "what_came_is_acknowledged_as_durable": "a-relay-lies",
     "what_is_written_to_what_was_forgotten_counts": "forgotten",
     "what_nobody_signed_is_taken": "a-relay-lies",
