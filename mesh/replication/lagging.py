@@ -11,8 +11,8 @@ from mesh.replication.core.clocks import Origin, Vector, milliseconds, vector_to
 from mesh.replication.core.durable import Durable
 from mesh.replication.core.frames import Frame, FrameLog
 from mesh.replication.core.journal import Journal
-from mesh.replication.core.links import HEARTBEAT_MS
 from mesh.replication.core.relayed import Relayed
+from mesh.replication.core.sending import HEARTBEAT_MS
 
 HEARD_WITHIN_MS = 3 * HEARTBEAT_MS
 """What a peer said longer ago is old: it may hold more by now."""

@@ -17,10 +17,10 @@ import grpc
 from isthmus.replication.v1 import link_pb2, link_pb2_grpc
 
 from mesh.replication import lagging
-from mesh.replication.core import links as core
 from mesh.replication.core.clocks import Vector
 from mesh.replication.core.errors import FormatUnknown, LinkFault
 from mesh.replication.core.journal import Journal, Write
+from mesh.replication.core.receiving import PeerView, Receiver, bereft
 from mesh.replication.core.relayed import Relayed
 from mesh.replication.lagging import duration
 
@@ -114,7 +114,7 @@ class Links:
         views = {peer: follower.view for peer, follower in self._followers.items()}
         taken = self._group.journal.taken
         for peer, follower in self._followers.items():
-            follower.relay(lost | core.bereft(peer, views, taken))
+            follower.relay(lost | bereft(peer, views, taken))
 
     def status(self) -> list[link_pb2.LinkStatus]:
         """How each link stands, by peer."""
@@ -137,7 +137,7 @@ class _Follower:
     def __init__(self, group: LinkedGroup, peer: str) -> None:
         self._group = group
         self.peer = peer
-        self.view = core.PeerView()
+        self.view = PeerView()
         self.lost: frozenset[str] = frozenset()
         self._streams: set[_Stream] = set()
         self._last_error = ""
@@ -275,7 +275,7 @@ class _Stream:
         self._outgoing: asyncio.Queue[link_pb2.FollowRequest] = asyncio.Queue()
         self._follower = follower
         self._group = group
-        self._receiver = core.Receiver(group.journal, group.name, follower.peer, follower.view)
+        self._receiver = Receiver(group.journal, group.name, follower.peer, follower.view)
         self._stub = stub
         self.task = asyncio.create_task(self._run(), name=f"stream from {follower.peer}")
 

@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 from isthmus.replication.v1 import link_pb2, link_pb2_grpc
 
-from mesh.replication.core import links as core
 from mesh.replication.core.errors import LinkFault, WrongRegion
+from mesh.replication.core.handshake import error_message
+from mesh.replication.core.sending import HEARTBEAT_MS, Sender
 from mesh.replication.errors import StoreError
 from mesh.replication.group import Group
 
@@ -21,7 +22,7 @@ ServicerContext = grpc.aio.ServicerContext[link_pb2.FollowRequest, link_pb2.Foll
 PeerRegion = Callable[[grpc.aio.ServicerContext[Any, Any]], str]
 """Tells from which region a call comes, by the caller's certificate."""
 
-_POLL_SECONDS = core.HEARTBEAT_MS / 1000 / 2
+_POLL_SECONDS = HEARTBEAT_MS / 1000 / 2
 
 
 class LinkServicer(link_pb2_grpc.LinkServiceServicer):
@@ -38,7 +39,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
         """One link; ends with a typed error if the two ends cannot link."""
         peer = self._peer_region(context)
         group = self._group
-        sender = core.Sender(group.journal, group.log, group.name, peer)
+        sender = Sender(group.journal, group.log, group.name, peer)
         answers: asyncio.Queue[link_pb2.FollowResponse] = asyncio.Queue()
         signal = asyncio.Event()
         group.commit_signals.add(signal)
@@ -64,7 +65,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
                     signal.clear()
         except LinkFault as fault:
             _log.error("group %s: link to %s: %s", group.name, peer, fault)
-            await context.write(core.error_message(fault))
+            await context.write(error_message(fault))
         finally:
             group.commit_signals.discard(signal)
             sender.close()
@@ -93,7 +94,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
         self,
         context: ServicerContext,
         peer: str,
-        sender: core.Sender,
+        sender: Sender,
         answers: asyncio.Queue[link_pb2.FollowResponse],
         signal: asyncio.Event,
     ) -> None:

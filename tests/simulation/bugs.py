@@ -20,8 +20,8 @@ from mesh.replication.core import (
     horizon,
     intake,
     journal,
-    links,
     merging,
+    receiving,
     relayed,
     residents,
     snapshots,
@@ -270,7 +270,7 @@ def a_failed_commit_is_stored_all_the_same() -> Iterator[None]:
 
 @_bug
 def what_came_is_acknowledged_as_durable() -> Iterator[None]:
-    real = links.Receiver.settle
+    real = receiving.Receiver.settle
 
     def settle(self: Any) -> Any:
         kept = self._journal.vector
@@ -280,7 +280,7 @@ def what_came_is_acknowledged_as_durable() -> Iterator[None]:
         finally:
             self._journal.vector = kept
 
-    with _replaced(links.Receiver, "settle", settle):
+    with _replaced(receiving.Receiver, "settle", settle):
         yield
 
 
@@ -591,7 +591,7 @@ def two_days_begin_two_tables_of_members() -> Iterator[None]:
 
 @_bug
 def what_a_region_has_lost_is_wanted_from_it_alone() -> Iterator[None]:
-    with _replaced(links, "bereft", lambda *_: set()):
+    with _replaced(receiving, "bereft", lambda *_: set()):
         yield
 
 

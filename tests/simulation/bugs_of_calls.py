@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
-from mesh.replication.core import links, tokens
+from mesh.replication.core import sending, tokens
 from mesh.replication.core.clocks import vector_from_proto
 from mesh.replication.core.durable import Durable
 
@@ -28,15 +28,15 @@ def a_relays_word_counts_for_others() -> Iterator[None]:
 
 
 def what_is_applied_counts_as_durable() -> Iterator[None]:
-    real = links.Sender.on_message
+    real = sending.Sender.on_message
 
-    def on_message(self: links.Sender, message: Any, now_ms: int) -> Any:
+    def on_message(self: sending.Sender, message: Any, now_ms: int) -> Any:
         answer = real(self, message, now_ms)
         if message.HasField("acknowledgement"):
             self.durable = vector_from_proto(message.acknowledgement.applied)
         return answer
 
-    with patch.object(links.Sender, "on_message", on_message):
+    with patch.object(sending.Sender, "on_message", on_message):
         yield
 
 

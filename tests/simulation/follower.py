@@ -6,9 +6,11 @@ from typing import TYPE_CHECKING
 
 from isthmus.replication.v1 import link_pb2
 
-from mesh.replication.core import links
 from mesh.replication.core.clocks import covers, vector_from_proto
 from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.handshake import error_message
+from mesh.replication.core.receiving import PeerView, Receiver
+from mesh.replication.core.sending import Sender
 from tests.simulation.liar import Liar
 from tests.simulation.model import Violation
 from tests.simulation.network import Pipe
@@ -27,7 +29,7 @@ class Follower:
     def __init__(self, region: Region, peer: str) -> None:
         self.region = region
         self.peer = peer
-        self.view = links.PeerView()
+        self.view = PeerView()
         self.streams: dict[Stream, None] = {}
         self._lost: frozenset[str] = frozenset()
         self._attempt = 0
@@ -92,13 +94,13 @@ class Stream:
 
     def __init__(self, source: Region, follower: Follower) -> None:
         target = follower.region
-        self.receiver = links.Receiver(target.journal, "channels", source.name, follower.view)
+        self.receiver = Receiver(target.journal, "channels", source.name, follower.view)
         self.greeted = False
         self.heard_ms = target.world.timeline.now
         self._follower = follower
         self._source = source
         self._target = target
-        self._sender: links.Sender | None = None
+        self._sender: Sender | None = None
         self._liar = Liar(source.name, source.disk)
         paths = target.world.paths
         self._up = Pipe(paths[target.name, source.name], self._at_source)
@@ -177,7 +179,7 @@ class Stream:
             self._down.send(None)
             return
         if self._sender is None:
-            self._sender = links.Sender(source.journal, source.disk, "channels", self._target.name)
+            self._sender = Sender(source.journal, source.disk, "channels", self._target.name)
             source.serving[self] = None
         try:
             answers, lost = self._sender.on_message(message, source.wall_ms)
@@ -230,7 +232,7 @@ class Stream:
 
     def _refuse(self, fault: LinkFault) -> None:
         self._source.fault(self._target.name, fault)
-        self._down.send(links.error_message(fault))
+        self._down.send(error_message(fault))
         self._down.send(None)
         self.leave_source()
 

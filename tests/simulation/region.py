@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from mesh.replication import Transaction, WriteContext, conflicts
-from mesh.replication.core import entities, etags, horizon, links
+from mesh.replication.core import entities, etags, horizon, receiving
 from mesh.replication.core.cells import SET
 from mesh.replication.core.clocks import MAX_AHEAD_MS, covers, milliseconds
 from mesh.replication.core.digest import Digest
@@ -398,7 +398,7 @@ class Region:
         lost = set(self.peers) - self._linked
         views = {peer: follower.view for peer, follower in self.followers.items()}
         for peer, follower in self.followers.items():
-            follower.relay(lost | links.bereft(peer, views, self.journal.taken))
+            follower.relay(lost | receiving.bereft(peer, views, self.journal.taken))
         for follower in self.followers.values():
             follower.tick()
             follower.settle()
@@ -422,7 +422,7 @@ class Region:
         streams = sum(len(follower.streams) for follower in self.followers.values())
         # What came over a stream that is over still waits; the next one brings the same again.
         most = max(streams, len(self.peers)) * len(self.peers)
-        most *= links.WINDOW_CHANGES + LARGEST_WRITE
+        most *= receiving.WINDOW_CHANGES + LARGEST_WRITE
         if waiting > most:
             raise Violation(f"{self.name} holds {waiting} changes that wait, beyond {most}")
 

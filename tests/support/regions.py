@@ -16,10 +16,11 @@ from mesh.replication.core.clocks import Origin, covers
 from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.frames import StoredFrame
 from mesh.replication.core.journal import Batch, Journal, Recovered, Visible, Write
-from mesh.replication.core.links import PeerView, Receiver, Sender
 from mesh.replication.core.reach import Hearing
 from mesh.replication.core.receipts import Receipt, ReceiptKey
+from mesh.replication.core.receiving import PeerView, Receiver
 from mesh.replication.core.repair import repair
+from mesh.replication.core.sending import Sender
 from mesh.replication.membership import ENTITY as MEMBERS
 from mesh.replication.schema import GroupSchema
 from tests.support.signing import keyring

@@ -52,11 +52,11 @@ class Store(Protocol):
 
     def flush(
         self,
-        states: Mapping[EntityKey, EntityState],
+        changed: Mapping[EntityKey, EntityState],
         watermark: Mapping[Origin, int] | None = None,
         kept: Mapping[EntityKey, int] | None = None,
     ) -> set[EntityKey]:
-        """Stores states of what is committed; those with other fingerprints than `kept` are not.
+        """Stores committed states of what `changed`; those with other fingerprints than `kept` not.
 
         Returns these; there is no watermark then.
 

@@ -10,6 +10,13 @@ from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.wire import read_text, read_varint, text, varint
 
+TABLES = """
+CREATE TABLE conflicts (
+  place INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, key TEXT NOT NULL,
+  generation INTEGER NOT NULL, path BLOB NOT NULL, rule INTEGER NOT NULL,
+  read BLOB NOT NULL, other BLOB NOT NULL
+);
+"""
 KEPT = 1000
 """How many conflicts of a group are kept."""
 

@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable
 
 from mesh.replication.core.grants import Operation
-from mesh.replication.core.receipts import KEPT_MS, Receipt
+from mesh.replication.core.receipts import KEPT_MS, Receipt, ReceiptKey
 
 TABLES = """
 CREATE TABLE receipts (
@@ -47,6 +47,26 @@ def kept(reader: sqlite3.Connection, operation: Operation) -> Receipt | None:
     query = f"SELECT * FROM receipts WHERE {_ONE}"  # noqa: S608 # of constants
     row = reader.execute(query, operation).fetchone()
     return None if row is None else Receipt(*row)
+
+
+def after(
+    reader: sqlite3.Connection, key: ReceiptKey, most_bytes: int, until_ms: int
+) -> list[Receipt]:
+    """The results of operations after a key, by key, and up to a time; at least one if any."""
+    found: list[Receipt] = []
+    size = 0
+    rows = reader.execute(
+        "SELECT * FROM receipts WHERE (actor, method, request_id) > (?, ?, ?)"
+        " AND time_ms <= ? ORDER BY actor, method, request_id",
+        (*key, until_ms),
+    )
+    for row in rows:
+        found.append(Receipt(*row))
+        size += len(found[-1].response) + 128
+        if size >= most_bytes:
+            break
+    rows.close()
+    return found
 
 
 def fence(cursor: sqlite3.Cursor, operation: Operation, time_ms: int) -> None:

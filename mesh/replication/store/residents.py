@@ -16,6 +16,15 @@ from mesh.replication.core.errors import JournalDamaged, LinkFault
 from mesh.replication.core.residents import Settled
 from mesh.replication.store import ResidentField
 
+TABLES = """
+CREATE TABLE residents (
+  type TEXT NOT NULL, key TEXT NOT NULL, state BLOB NOT NULL, PRIMARY KEY (type, key)
+) WITHOUT ROWID;
+CREATE TABLE resident_fields (
+  type TEXT NOT NULL, path BLOB NOT NULL, PRIMARY KEY (type, path)
+) WITHOUT ROWID;
+"""
+
 
 def keep(cursor: sqlite3.Cursor, settled: Settled) -> None:
     """Stores a batch's part, in the transaction of its frames."""

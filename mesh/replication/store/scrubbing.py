@@ -16,6 +16,7 @@ from mesh.replication.core.digest import BUCKETS, bucket_of
 from mesh.replication.core.entities import EntityKey, checksum
 from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.frames import GENESIS, Frame, chain, parse
+from mesh.replication.store.states import read_name
 
 ROWS = 200
 """How many stored states are read at once."""
@@ -166,7 +167,7 @@ class Scrub:
             try:
                 frame = parse(body, b"")
             except LinkFault:
-                found.append(((Origin(_text(region), incarnation), first), place))
+                found.append(((Origin(read_name(region), incarnation), first), place))
                 continue
             claimed = (region, incarnation, first, last)
             told = (frame.origin.region.encode(), frame.origin.incarnation, frame.first, frame.last)
@@ -242,12 +243,8 @@ def _put(cursor: sqlite3.Cursor, place: int | None, frame: Frame) -> None:
         )
 
 
-def _text(data: bytes) -> str:
-    return data.decode(errors="backslashreplace")
-
-
 def _state(row: tuple[int, bytes, bytes, bytes, bytes]) -> StoredState:
     bucket, type, key, canonical, hash = row
-    entity = (_text(type), _text(key))
+    entity = (read_name(type), read_name(key))
     right = bucket == bucket_of(entity) and checksum(entity, canonical) == hash
     return StoredState(entity, int.from_bytes(hash, "big") if right else None, row[:3])

@@ -6,12 +6,12 @@ import sqlite3
 
 from mesh.replication.core import snapshots
 from mesh.replication.core.snapshots import Install, Piece, Staged, Staging
-from mesh.replication.store.states import row_of, state_row
+from mesh.replication.store.states import put, row_of, state_row
 
 TABLES = """
 CREATE TABLE staged (
   number INTEGER PRIMARY KEY, body BLOB NOT NULL, hash BLOB NOT NULL, last INTEGER NOT NULL
-)
+);
 """
 _HEADER = "staged_header"
 
@@ -29,18 +29,17 @@ def stage(cursor: sqlite3.Cursor, staging: Staging) -> None:
 
 
 def _install(cursor: sqlite3.Cursor, install: Install) -> None:
-    put = "INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?)"
     pieces = cursor.connection.execute("SELECT body FROM staged ORDER BY number")
     for (body,) in pieces:
-        cursor.executemany(
-            put,
+        put(
+            cursor,
             (
                 row_of(entity, canonical)
                 for entity, canonical in snapshots.rows(body)
                 if entity not in install.kept
             ),
         )
-    cursor.executemany(put, (state_row(*each) for each in install.states.items()))
+    put(cursor, (state_row(*each) for each in install.states.items()))
     cursor.executemany(
         "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", install.receipts
     )

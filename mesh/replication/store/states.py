@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping
 
 from mesh.replication.core.digest import bucket_of
 from mesh.replication.core.entities import EntityKey, EntityState, checksum, encode
 
 Row = tuple[int, str, str, bytes, bytes]
 """Bucket, type, key, canonical bytes, and the checksum of these and of the name."""
+
+TABLES = """
+CREATE TABLE states (
+  bucket INTEGER NOT NULL, type TEXT NOT NULL, key TEXT NOT NULL, state BLOB NOT NULL,
+  hash BLOB NOT NULL, PRIMARY KEY (bucket, type, key)
+) WITHOUT ROWID;
+"""
 
 
 def state_row(entity: EntityKey, state: EntityState) -> Row:
@@ -35,3 +43,27 @@ def state_rows(
         else:
             refused.add(entity)
     return rows, refused
+
+
+def put(cursor: sqlite3.Cursor, rows: Iterable[Row]) -> None:
+    """Stores states in place of what was stored of their entities."""
+    cursor.executemany("INSERT OR REPLACE INTO states VALUES (?, ?, ?, ?, ?)", rows)
+
+
+def drop(cursor: sqlite3.Cursor, entities: Iterable[EntityKey]) -> None:
+    """Deletes what is stored of entities."""
+    cursor.executemany(
+        "DELETE FROM states WHERE bucket = ? AND type = ? AND key = ?",
+        ((bucket_of(entity), *entity) for entity in entities),
+    )
+
+
+def load(reader: sqlite3.Connection) -> Iterator[tuple[EntityKey, bytes, bytes]]:
+    """All stored states, as canonical bytes with their checksums, which nobody has checked yet."""
+    rows = reader.execute("SELECT CAST(type AS BLOB), CAST(key AS BLOB), state, hash FROM states")
+    return (((read_name(row[0]), read_name(row[1])), row[2], row[3]) for row in rows)
+
+
+def read_name(data: bytes) -> str:
+    """A column of a name, as text; a damaged one need not be UTF-8."""
+    return data.decode(errors="backslashreplace")

@@ -387,7 +387,7 @@ async def test_a_watch_ends_with_its_group(tmp_path: Path, clock: Clock) -> None
 
 async def test_a_full_disk_fails_writes_and_serves_reads(group: Group) -> None:
     await group.write(create(), FIRST_OPERATOR)
-    writer = group.log._writer  # the store's own connection
+    writer = group.log._database.writer  # the store's own connection
     pages = writer.execute("PRAGMA page_count").fetchone()[0]
     writer.execute(f"PRAGMA max_page_count={pages}")
     with pytest.raises(WriteNotStored) as failure:

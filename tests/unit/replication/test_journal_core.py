@@ -10,8 +10,10 @@ from isthmus.replication.v1.frame_pb2 import Shape
 from mesh.replication.core import entities, errors
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.frames import chain
+from mesh.replication.core.handshake import error_message, hello
 from mesh.replication.core.journal import Recovered
-from mesh.replication.core.links import PeerView, Receiver, Sender, error_message, hello
+from mesh.replication.core.receiving import PeerView, Receiver
+from mesh.replication.core.sending import Sender
 from mesh.replication.schema import GroupSchema
 from tests.support.regions import CHANNEL, Region, World, contract
 

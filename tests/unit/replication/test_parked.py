@@ -18,9 +18,10 @@ from mesh.replication.core.entities import CREATE, Changed, EntityState, Stamp
 from mesh.replication.core.errors import FormatUnknown
 from mesh.replication.core.frames import chain, parse
 from mesh.replication.core.journal import Journal, Recovered
-from mesh.replication.core.links import PeerView, Receiver, Sender
 from mesh.replication.core.parked import KINDS, KNOWN, NO_TYPE, Known
+from mesh.replication.core.receiving import PeerView, Receiver
 from mesh.replication.core.rules.parked import Kept
+from mesh.replication.core.sending import Sender
 from mesh.replication.store.sqlite import SqliteStore
 from tests.support.regions import CHANNEL, MemoryLog, Region
 
@@ -58,7 +59,7 @@ class Keeper:
             self.journal.stored(batch)
 
     def stored(self) -> dict[tuple[str, str], bytes]:
-        rows = self.store._reader.execute("SELECT type, key, state FROM states")
+        rows = self.store._database.reader.execute("SELECT type, key, state FROM states")
         return {(row[0], row[1]): row[2] for row in rows}
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 from isthmus.replication.v1 import link_pb2
 
-from mesh.replication.core.links import PeerView, Receiver, hello
+from mesh.replication.core.handshake import hello
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
+from mesh.replication.core.receiving import PeerView, Receiver
 from tests.support.regions import Region, World
 
 ALL = [f"{a}>{b}" for a in ("ap", "eu", "us") for b in ("ap", "eu", "us") if a != b]

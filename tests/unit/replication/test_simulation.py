@@ -12,7 +12,7 @@ from unittest.mock import patch
 
 import pytest
 
-from mesh.replication.core import links
+from mesh.replication.core import receiving
 from mesh.replication.core.errors import ReplicationError
 from tests.simulation import damage_bugs  # noqa: F401 # adds to BUGS
 from tests.simulation.bugs import BUGS, FOCUS
@@ -195,7 +195,7 @@ def test_failures_are_made_short_and_name_their_line() -> None:
 @pytest.fixture
 def narrow() -> Iterator[None]:
     """Links that take four changes at a time."""
-    with patch.object(links, "WINDOW_CHANGES", 4):
+    with patch.object(receiving, "WINDOW_CHANGES", 4):
         yield
 
 

@@ -9,7 +9,8 @@ from isthmus.replication.v1 import link_pb2
 from mesh.replication.core import entities, errors, snapshots
 from mesh.replication.core.intake import TAKEOVER_MS, Intake
 from mesh.replication.core.journal import Recovered
-from mesh.replication.core.links import PeerView, Receiver, Sender
+from mesh.replication.core.receiving import PeerView, Receiver
+from mesh.replication.core.sending import Sender
 from mesh.replication.core.snapshots import Capture, Header, Staged
 from tests.support.regions import Region, World
 

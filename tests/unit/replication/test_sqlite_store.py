@@ -110,8 +110,8 @@ def test_a_crash_inside_a_commit_leaves_all_of_it_or_nothing(
     def crash() -> int:
         return int(left[0] < 0)
 
-    store._writer.set_trace_callback(trace)
-    store._writer.set_progress_handler(crash, 1)
+    store._database.writer.set_trace_callback(trace)
+    store._database.writer.set_progress_handler(crash, 1)
     crashed = False
     try:
         writer.commit()
@@ -137,8 +137,8 @@ def test_a_full_disk_fails_the_write_and_nothing_else(tmp_path: Path) -> None:
     writer = Writer(store)
     writer.write("c1", "kept")
     writer.commit()
-    pages = store._writer.execute("PRAGMA page_count").fetchone()[0]
-    store._writer.execute(f"PRAGMA max_page_count={pages}")
+    pages = store._database.writer.execute("PRAGMA page_count").fetchone()[0]
+    store._database.writer.execute(f"PRAGMA max_page_count={pages}")
     writer.write("c1", "x" * 50_000)
     batch = writer.journal.next_batch()
     assert batch is not None
@@ -146,7 +146,7 @@ def test_a_full_disk_fails_the_write_and_nothing_else(tmp_path: Path) -> None:
         store.commit(batch)
     writer.journal.failed(batch)
     assert len(store.history((CHANNEL, "c1"), 10)) == 1
-    store._writer.execute("PRAGMA max_page_count=100000")
+    store._database.writer.execute("PRAGMA max_page_count=100000")
     writer.write("c1", "again")
     writer.commit()
     assert same(store.recover(), writer.journal)
