@@ -30,12 +30,13 @@ from mesh.replication.errors import (
     WriteNotStored,
 )
 from mesh.replication.feed import FeedServicer, follow_feed
-from mesh.replication.group import Applied, Group
+from mesh.replication.group import Group
 from mesh.replication.membership import Limits
 from mesh.replication.serve import LinkServicer
 from mesh.replication.signing import WorkloadSigning
 from mesh.replication.transaction import Transaction
 from mesh.replication.views import (
+    Applied,
     Batch,
     ChangeRecord,
     ConflictView,

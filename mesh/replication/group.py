@@ -3,97 +3,63 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import itertools
 import logging
-import secrets
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from google.protobuf.message import Message
 from isthmus.mesh.v1 import status_pb2
-from isthmus.replication.v1 import frame_pb2, link_pb2
+from isthmus.replication.v1 import link_pb2
 
 from mesh.contracts.model import Contract
-from mesh.replication import conflicts, residency
 from mesh.replication.claims import Claiming
 from mesh.replication.committer import Committer
-from mesh.replication.core import etags
-from mesh.replication.core.clocks import Origin, Vector, covers, milliseconds, vector_to_proto
-from mesh.replication.core.conflicts import Conflict
-from mesh.replication.core.drift import Drift
-from mesh.replication.core.entities import DELETE, EntityKey
-from mesh.replication.core.frames import Frame
+from mesh.replication.core.clocks import Origin, Vector, covers
 from mesh.replication.core.grants import Claims, Operation
-from mesh.replication.core.journal import SALT_BITS, Journal, Visible, Write
+from mesh.replication.core.journal import Visible, Write
 from mesh.replication.core.parked import KNOWN, Known
-from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS, Hearing
-from mesh.replication.core.signatures import Keyring, Signing
+from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS
+from mesh.replication.core.signatures import Signing
 from mesh.replication.core.tokens import reduced
-from mesh.replication.errors import DurabilityPending, NotYetHere, RightsShort
+from mesh.replication.errors import NotYetHere
 from mesh.replication.horizon import KEPT_BYTES, Horizon
-from mesh.replication.lagging import Lagging
-from mesh.replication.links import Dial, Links
-from mesh.replication.membership import ENTITY as MEMBERS
+from mesh.replication.links import Dial, Links, link_max_age
 from mesh.replication.membership import Limits, Membership
+from mesh.replication.opening import Opened, open_group
 from mesh.replication.operations import Operations
 from mesh.replication.parked import Parked
-from mesh.replication.rendering import Renderer
+from mesh.replication.presence import Presence
+from mesh.replication.reading import Entities
 from mesh.replication.rights import Rights
-from mesh.replication.schema import ClassOf, GroupSchema, generated_class
+from mesh.replication.schema import ClassOf, generated_class
 from mesh.replication.scrubbing import Scrubber
-from mesh.replication.store import Store
-from mesh.replication.store.conflicts import KEPT as CONFLICTS_KEPT
-from mesh.replication.store.sqlite import SqliteStore
+from mesh.replication.standing import Standing
 from mesh.replication.transaction import Transaction
 from mesh.replication.views import (
+    Applied,
     Batch,
-    ChangeRecord,
-    ConflictView,
     Reach,
     ReachChanged,
     Snapshot,
-    Value,
-    View,
     WatchEvent,
     WriteContext,
 )
 from mesh.replication.waiting import Waiting
-from mesh.replication.watch import Watcher
+from mesh.replication.watch import Watchers
+from mesh.replication.writing import Writer
 
 M = TypeVar("M", bound=Message)
 
 _log = logging.getLogger("isthmus.replication")
 
-LINK_SERVICE = "isthmus.replication.v1.LinkService"
-HISTORY_KEPT = 1000
-"""How many changes `history` returns at most."""
-
 _TICK_SECONDS = 0.25
 _TICKS_OF_STATUS = 4
 
 
-@dataclass(frozen=True)
-class Applied:
-    """A frame of another region that became visible here.
-
-    `trace_parents` are the traces that its changes were made under; `newest_ms` is the wall clock
-    of its last change where it was made.
-    """
-
-    group: str
-    origin: Origin
-    first: int
-    last: int
-    trace_parents: tuple[str, ...]
-    newest_ms: int
-
-
-class Group:
+class Group(Entities):
     """A group's entities in one region, which reads and writes them alone.
 
     Open with `Group.open`, then `connect` to link with the peers.
@@ -102,11 +68,8 @@ class Group:
     def __init__(
         self,
         name: str,
-        journal: Journal,
-        store: Store,
-        schema: GroupSchema,
+        opened: Opened,
         peers: tuple[str, ...],
-        unflushed: Iterable[EntityKey],
         *,
         clock: Callable[[], int],
         monotonic: Callable[[], float],
@@ -116,27 +79,22 @@ class Group:
         on_applied: Callable[[Applied], None] | None,
         keep_bytes: int,
     ) -> None:
+        store, schema, journal, unflushed = opened
+        super().__init__(journal, store, schema)
         self.name = name
         self.region = journal.region
         self.peers = peers
-        self.journal = journal
         self.log = store
         self.link_max_age = link_max_age
         self.left = False
         self.changes_applied = 0
-        self.writes_accepted = 0
-        self._store = store
-        self._schema = schema
         self._clock = clock
         self._monotonic = monotonic
-        self._hearing = Hearing(peers, int(lost_after * 1000))
-        self.drift = Drift()
-        self._last_heard: dict[str, int] = {}
-        self._reachable: dict[str, bool] = {}
-        self._linked: set[str] = set()
+        self.presence = Presence(
+            self.region, peers, int(lost_after * 1000), self.now_ms, self._monotonic_ms
+        )
         self._on_applied = on_applied
-        self._views = Renderer(journal, schema)
-        self._watchers: set[Watcher] = set()
+        self._watchers = Watchers()
         self.members = Membership(
             name,
             journal,
@@ -144,16 +102,13 @@ class Group:
             limits,
             write=self.write,
             submit=self._submit,
-            silence_ms=self.silence_ms,
-            reachable=lambda peer: self.reach()[peer].reachable,
-            ahead_ms=self.ahead_ms,
+            silence_ms=self.presence.silence_ms,
+            reachable=self.presence.reachable,
+            ahead_ms=self.presence.ahead_ms,
             now_ms=self.now_ms,
         )
         self._committing = Waiting()
-        self._acknowledging = Waiting()
-        self._operations = Operations(
-            name, store, lambda context: self._left(context.deadline), self._arrived, self.now_ms
-        )
+        self._operations = Operations(name, store, self._left_of, self._arrived, self.now_ms)
         self._claiming = Claiming(
             self,
             Claims(journal.region, store.fences()),
@@ -170,9 +125,30 @@ class Group:
         self._parked = Parked(name, journal, schema)
         self._scrubber = Scrubber(self, self._committer)
         self._tick: asyncio.Task[None] | None = None
-        self._entities = sum(not state.deleted for state in journal.committed.values())
-        self._thread = threading.get_ident()
-        self._last_status = self._status()
+        self._writer = Writer(
+            journal,
+            schema,
+            self._committer,
+            self._operations,
+            self._claiming,
+            self.presence,
+            self.members.durable,
+            self._rights,
+            self._left_of,
+            self.now_ms,
+        )
+        self._standing = Standing(
+            name,
+            journal,
+            store,
+            self.members,
+            self.presence,
+            self._links,
+            self._scrubber,
+            self._horizon,
+            self._parked,
+            self.now_ms,
+        )
 
     @classmethod
     async def open(
@@ -205,38 +181,27 @@ class Group:
         checks what comes here so; without it nothing relayed is taken. Raises `SchemaError` and
         `StoreError`.
         """
-        schema = GroupSchema((*contract.group_entities(name), MEMBERS), class_of)
-        digest = contract.group_digests.get(name, b"")
         others = tuple(peer for peer in peers if peer != region)
-        store = await asyncio.to_thread(
-            SqliteStore, folder, name, region, digest, schema.history_types, known
-        )
-        try:
-            remembered = await asyncio.to_thread(store.resident_fields, schema.resident_fields)
-            schema.keep(remembered)
-            recovered = await asyncio.to_thread(store.recover)
-        except BaseException:
-            store.close()
-            raise
-        # The time alone may come again, with a clock that is set back and a disk that is lost.
-        salt = secrets.randbits(SALT_BITS)
-        process = secrets.randbits(64)
-        keys = Keyring(name, signing, recovered.keys)
-        now_ms = clock() // 1_000_000
-        journal = Journal(
-            region, others, digest, recovered, now_ms, salt, home, known, keys, process
+        opened = await open_group(
+            contract,
+            name,
+            region,
+            others,
+            folder,
+            clock() // 1_000_000,
+            home=home,
+            class_of=class_of,
+            known=known,
+            signing=signing,
         )
         group = cls(
             name,
-            journal,
-            store,
-            schema,
+            opened,
             others,
-            recovered.replayed,
             clock=clock,
             monotonic=monotonic,
             lost_after=lost_after,
-            link_max_age=_link_max_age(contract),
+            link_max_age=link_max_age(contract),
             limits=limits,
             on_applied=on_applied,
             keep_bytes=keep_bytes,
@@ -260,8 +225,7 @@ class Group:
         await self._links.close()
         await self._claiming.close()
         await self._scrubber.close()
-        for watcher in self._watchers:
-            watcher.close()
+        self._watchers.close()
         for signal in self.commit_signals:
             signal.set()
 
@@ -269,85 +233,6 @@ class Group:
         """Leaves, commits what is queued, and lets go of the store."""
         await self.leave()
         await self._committer.close()
-
-    # Reading: committed state only.
-
-    def get(self, type: type[M], key: str) -> M | None:
-        """An entity, or None if it does not live. The message is the caller's own."""
-        view = self.get_view(type, key)
-        return None if view is None or view.deleted else type.FromString(view.value)
-
-    def list(self, type: type[M]) -> list[M]:
-        """All living entities of a type, by key."""
-        views = self._views.living({self._schema.entity(type.DESCRIPTOR.full_name).name})
-        return [type.FromString(view.value) for view in views]
-
-    def get_view(self, type: type[Message], key: str) -> View | None:
-        """An entity with its generation and last change; a tombstone if it was deleted."""
-        entity = self._entity(type, key)
-        state = self.journal.committed.get(entity)
-        return None if state is None else self._views.view(entity, state)
-
-    def history(self, type: type[Message], key: str) -> builtins.list[ChangeRecord]:
-        """An entity's changes, newest first, `HISTORY_KEPT` at most.
-
-        Empty if its contract does not keep history.
-        """
-        schema = self._schema.entity(type.DESCRIPTOR.full_name)
-        return [
-            ChangeRecord(
-                actor=row.actor,
-                origin=Origin(row.stamp.region, row.stamp.incarnation),
-                time_ms=milliseconds(row.stamp.clock),
-                generation=row.generation,
-                fields=tuple(schema.name_of(path) for path in row.paths),
-                deleted=row.kind == DELETE,
-                trace_parent=row.trace_parent,
-                request_id=row.request_id,
-            )
-            for row in self._store.history((schema.name, key), HISTORY_KEPT)
-        ]
-
-    def etag(self, type: type[Message], key: str) -> bytes | None:
-        """What names this reading of an entity for a later write; None if it does not live.
-
-        `Transaction.set`, `put` and `remove` take it, and change nothing that came since.
-        """
-        entity = self._entity(type, key)
-        state = self.journal.committed.get(entity)
-        if state is None or state.deleted:
-            return None
-        return etags.encode(self._views.whole(entity, state))
-
-    def versions(self, type: type[Message], key: str, field: str) -> builtins.list[Value]:
-        """The values of a KEEP_BOTH field that stand; the one that `get` gives comes first.
-
-        More than one is a conflict that nobody has resolved yet: writing the field does.
-        """
-        state = self.journal.committed.get(self._entity(type, key))
-        schema = self._schema.entity(type.DESCRIPTOR.full_name)
-        return [] if state is None else conflicts.versions(state, schema, field)
-
-    def conflicts(
-        self, type: type[Message] | None = None, key: str = ""
-    ) -> builtins.list[ConflictView]:
-        """What merging decided between concurrent values: of an entity, or of all; newest first.
-
-        `Batch.conflicts` shows them as they come. Of a group the newest thousand are kept.
-        """
-        entity = None if type is None else self._entity(type, key)
-        return self._conflict_views(self._store.conflicts(entity, CONFLICTS_KEPT))
-
-    def _conflict_views(self, found: Iterable[Conflict]) -> builtins.list[ConflictView]:
-        known = self._schema.entities
-        return [conflicts.view(c, known[c.entity[0]]) for c in found if c.entity[0] in known]
-
-    def _entity(self, type: type[Message], key: str) -> EntityKey:
-        return self._schema.entity(type.DESCRIPTOR.full_name).name, key
-
-    def check_home(self, type: str, key: str) -> None:
-        """Raises `NotHome` if an entity of a message type lives, and another region writes it."""
-        residency.check_home_of(self._schema.entity(type), self.journal, key)
 
     # Writing.
 
@@ -362,55 +247,17 @@ class Group:
         `DurabilityPending` if the write is durable here, and not within the deadline in as many
         regions as the context asks for.
         """
-        self._committer.check_open()
-        now_ms = self.now_ms()
-        repeated = await self._operations.repeated(context, self._claiming)
-        if repeated is not None:
-            # Where it went is not kept: what is here by now includes it.
-            await self._reach_durability(dict(self.journal.vector), context)
-            return repeated  # type: ignore[return-value] # what the first call returned
-        self._committer.check_open()
-        self._check_clock(now_ms)
-        self.journal.begin_write(now_ms)
-        transaction = Transaction(self.journal, self._schema, context, now_ms)
-        try:
-            result = change(transaction)
-        except RightsShort as short:
-            reach = self.reach()
-            self._rights.ask(short, {name for name in reach if reach[name].reachable}, context)
-            raise
-        receipt = self._operations.receipt(context, result, now_ms)
-        write = transaction.finish(receipt)
-        idle = not write.count and not write.residents and receipt is None
-        if idle and self.journal.quiet:
-            return result
-        done = self._committer.submit(write)
-        self._operations.started(context, result, done)
-        position = await asyncio.shield(done)
-        self.writes_accepted += 1
-        await self._reach_durability(position, context)
-        return result
+        return await self._writer.write(change, context)
 
-    def _check_clock(self, now_ms: int) -> None:
-        written_ms = milliseconds(self.journal.clock.last)
-        self.drift.check(self.region, now_ms, written_ms, self._monotonic_ms())
+    @property
+    def writes_accepted(self) -> int:
+        """Writes that were acknowledged since the start."""
+        return self._writer.accepted
 
     def _submit(
         self, change: Callable[[Transaction], None], context: WriteContext
     ) -> asyncio.Future[Vector]:
-        transaction = Transaction(self.journal, self._schema, context, self.now_ms())
-        change(transaction)
-        return self._committer.submit(transaction.finish(None))
-
-    async def _reach_durability(self, position: Vector, context: WriteContext) -> None:
-        needed = context.durability.of(self.members.durable.regions)
-        if needed == 1:
-            return
-        if not await self._acknowledging.until(
-            lambda: len(self.members.durable.holders(position)) >= needed,
-            self._left(context.deadline),
-        ):
-            raise DurabilityPending(self.members.durable.holders(position), needed)
+        return self._writer.submit(change, context)
 
     # Sessions.
 
@@ -440,11 +287,12 @@ class Group:
     def _left(self, deadline: float | None) -> float | None:
         return None if deadline is None else deadline - self._monotonic()
 
+    def _left_of(self, context: WriteContext) -> float | None:
+        return self._left(context.deadline)
+
     # Following.
 
-    async def watch(
-        self, types: Iterable[type[Message]] | None = None
-    ) -> AsyncIterator[WatchEvent]:
+    def watch(self, types: Iterable[type[Message]] | None = None) -> AsyncIterator[WatchEvent]:
         """A snapshot, then each commit's changes and each change of reach.
 
         `types` limits what is seen. Raises `WatcherTooSlow` to one that does not keep up: watch
@@ -455,32 +303,19 @@ class Group:
             if types is None
             else frozenset(self._schema.entity(type.DESCRIPTOR.full_name).name for type in types)
         )
-        watcher = Watcher(names)
-        self._watchers.add(watcher)
-        try:
-            yield Snapshot(
+        return self._watchers.follow(
+            names,
+            lambda: Snapshot(
                 tuple(self._views.living(names)), self.reach(), dict(self.journal.vector)
-            )
-            while True:
-                yield await watcher.next()
-        finally:
-            self._watchers.discard(watcher)
-
-    def types(self, names: Iterable[str]) -> Sequence[type[Message]]:
-        """The message classes of entities by their full names. Raises `NotReplicated`."""
-        return [self._schema.entity(name).message_class for name in names]
+            ),
+        )
 
     def reach(self) -> Mapping[str, Reach]:
         """How the group's regions stand, the own included: whether they live, as far as is known.
 
         A region whose own link is down is reachable while another region hears it.
         """
-        now = self._monotonic_ms()
-        found = {self.region: Reach(True, self.now_ms())}
-        for peer in self.peers:
-            reachable = self._hearing.reachable(peer, now)
-            found[peer] = Reach(reachable, self._last_heard.get(peer))
-        return found
+        return self.presence.reach()
 
     def status(self) -> status_pb2.GroupStatus:
         """How the group stands: position, digest and links.
@@ -488,34 +323,7 @@ class Group:
         Other threads than the group's, such as those that collect metrics, get what stood within
         the last second.
         """
-        if threading.get_ident() == self._thread:
-            self._last_status = self._status()
-        return self._last_status
-
-    def _status(self) -> status_pb2.GroupStatus:
-        journal = self.journal
-        lagging = Lagging(journal, self.members.durable, self.log, self.now_ms())
-        silences = {p: self._hearing.lost_ms(p, self._monotonic_ms()) for p in self.peers}
-        return status_pb2.GroupStatus(
-            group=self.name,
-            origin=frame_pb2.Origin(
-                region=journal.origin.region, incarnation=journal.origin.incarnation
-            ),
-            vector=vector_to_proto(journal.vector),
-            digest=self._scrubber.digest(),
-            entities=self._entities - self._parked.beside,
-            links=map(lagging.unacknowledged, self._links.status()),
-            lags=lagging.origins(self._links.known, silences),
-            waiting=lagging.waiting(self._links.relayed),
-            members=self.members.status(),
-            pairs=journal.integrity.pairs(self.peers, self.now_ms()),
-            integrity=self._scrubber.status(),
-            horizon=vector_to_proto(self._horizon.vector),
-            journal_bytes=self.log.journal_bytes,
-            snapshot=self._horizon.snapshot(),
-            parked=self._parked.status(),
-            entities_of_unknown_types=self._parked.foreign,
-        )
+        return self._standing.status()
 
     # For the links and for claims.
 
@@ -528,7 +336,7 @@ class Group:
         """Operations that two regions did, as found here since the start."""
         return self._operations.doubled
 
-    def claimed_from(self) -> builtins.list[str]:
+    def claimed_from(self) -> list[str]:
         """The regions that may have done an operation: all members but this one."""
         return [peer for peer in self.peers if self.members.table.holds(peer)]
 
@@ -544,47 +352,15 @@ class Group:
         """The wall clock in milliseconds."""
         return self._clock() // 1_000_000
 
-    def heard(self, peer: str) -> None:
-        """A peer sent something."""
-        self._hearing.heard(peer, self._monotonic_ms())
-        self._last_heard[peer] = self.now_ms()
-
     def acknowledged(self, peer: str, vector: Mapping[Origin, int]) -> None:
         """A peer said on its own stream what it has on disk."""
         self.members.durable.acknowledged(peer, vector)
-        self._acknowledging.look()
-
-    def heard_of(self, clocks: Mapping[str, int]) -> None:
-        """A heartbeat named these clocks of regions."""
-        for peer in self._hearing.heard_of(clocks, self._monotonic_ms()):
-            self._last_heard[peer] = self.now_ms()
-
-    @property
-    def clocks(self) -> Mapping[str, int]:
-        """The clocks of the peers' newest heartbeats, to pass on."""
-        return self._hearing.clocks
-
-    def showed(self, peer: str, wall_ms: int) -> None:
-        """A peer said what its wall clock shows."""
-        self.drift.heard(peer, wall_ms, self._monotonic_ms())
-
-    def ahead_ms(self) -> Mapping[str, int]:
-        """By peer heard lately, how far the wall clock here is ahead of its."""
-        return self.drift.ahead_ms(self.now_ms(), self._monotonic_ms())
-
-    def silence_ms(self, peer: str) -> int | None:
-        """For how long a peer has been silent; None if it was never heard."""
-        return self._hearing.silence_ms(peer, self._monotonic_ms())
+        self._writer.acknowledged()
 
     @property
     def commit_signals(self) -> set[asyncio.Event]:
         """Events that are set after each commit."""
         return self._links.signals
-
-    @property
-    def linked(self) -> set[str]:
-        """The peers that are heard."""
-        return self._linked
 
     def compare(self) -> None:
         """Goes on comparing with the peers."""
@@ -602,20 +378,18 @@ class Group:
         return int(self._monotonic() * 1000)
 
     def _visible(self, visible: Visible) -> None:
-        self._entities += visible.living
+        self._standing.committed(visible)
         if self._watchers and (visible.after or visible.conflicts or visible.residents):
             changes = self._views.changes(visible)
-            decided = tuple(self._conflict_views(visible.conflicts))
-            for watcher in tuple(self._watchers):
-                watcher.offer(Batch(changes, decided))
+            self._watchers.offer(Batch(changes, tuple(self._conflict_views(visible.conflicts))))
         self._operations.met(visible.doubled)
         for frame in visible.frames:
             self.changes_applied += frame.count
             if self._on_applied is not None and frame.origin.region != self.region:
-                self._on_applied(self._applied(frame))
+                self._on_applied(Applied.of(self.name, frame))
         for line in self.members.look():
             _log.warning("group %s: %s", self.name, line)
-            self._acknowledging.look()
+            self._writer.acknowledged()
         self._parked.look(visible)
         self._links.committed()
         self._committing.look()
@@ -625,16 +399,6 @@ class Group:
     def _hand_over(self) -> None:
         if not self.left:
             self._rights.hand_over()
-
-    def _applied(self, frame: Frame) -> Applied:
-        return Applied(
-            group=self.name,
-            origin=frame.origin,
-            first=frame.first,
-            last=frame.last,
-            trace_parents=frame.trace_parents,
-            newest_ms=milliseconds(frame.newest),
-        )
 
     async def _watch_reach(self) -> None:
         for tick in itertools.count():
@@ -646,21 +410,6 @@ class Group:
                 self._committer.wake()
             self._hand_over()
             self.members.follow_up()
-            reach = self.reach()
-            reachable = {region: each.reachable for region, each in reach.items()}
-            if reachable != self._reachable:
-                self._reachable = reachable
-                for watcher in tuple(self._watchers):
-                    watcher.offer(ReachChanged(reach))
-            now = self._monotonic_ms()
-            linked = {peer for peer in self.peers if self._hearing.linked(peer, now)}
-            self._linked = linked
-            self._links.relay(linked)
-
-
-def _link_max_age(contract: Contract) -> float | None:
-    service = contract.services.get(LINK_SERVICE)
-    for method in service.methods if service else ():
-        if method.name == "Follow":
-            return method.stream_max_age
-    return None
+            if self.presence.look():
+                self._watchers.offer(ReachChanged(self.reach()))
+            self._links.relay(self.presence.linked)

@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import logging
 import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
 import grpc
 from isthmus.replication.v1 import link_pb2, link_pb2_grpc
 
+from mesh.contracts.model import Contract
 from mesh.replication import lagging
 from mesh.replication.core.clocks import Vector
 from mesh.replication.core.errors import FormatUnknown, LinkFault
@@ -23,6 +24,7 @@ from mesh.replication.core.journal import Journal, Write
 from mesh.replication.core.receiving import PeerView, Receiver, bereft
 from mesh.replication.core.relayed import Relayed
 from mesh.replication.lagging import duration
+from mesh.replication.presence import Presence
 
 _log = logging.getLogger("isthmus.replication")
 
@@ -31,11 +33,22 @@ Dial = Callable[[str], grpc.aio.Channel]
 
 FollowCall = grpc.aio.StreamStreamCall[link_pb2.FollowRequest, link_pb2.FollowResponse]
 
+LINK_SERVICE = "isthmus.replication.v1.LinkService"
+
 SILENCE_SECONDS = 5.0
 """A stream on which nothing comes for so long, heartbeats included, is given up."""
 
 _BACKOFF_SECONDS = (0.1, 2.0)
 _FAULT_SECONDS = 5.0
+
+
+def link_max_age(contract: Contract) -> float | None:
+    """For how many seconds a stream may last, by the contract; None if it does not say."""
+    service = contract.services.get(LINK_SERVICE)
+    for method in service.methods if service else ():
+        if method.name == "Follow":
+            return method.stream_max_age
+    return None
 
 
 class LinkedGroup(Protocol):
@@ -45,22 +58,11 @@ class LinkedGroup(Protocol):
     region: str
     peers: tuple[str, ...]
     journal: Journal
+    presence: Presence
     link_max_age: float | None
 
     def now_ms(self) -> int:
         """The wall clock in milliseconds."""
-
-    def heard(self, peer: str) -> None:
-        """A peer sent something."""
-
-    def heard_of(self, clocks: Mapping[str, int]) -> None:
-        """A heartbeat named these clocks."""
-
-    def showed(self, peer: str, wall_ms: int) -> None:
-        """A peer said what its wall clock shows."""
-
-    def silence_ms(self, peer: str) -> int | None:
-        """For how long a peer has been silent."""
 
     def frames_came(self) -> None:
         """Frames, or a part of a snapshot, wait to be committed."""
@@ -73,6 +75,7 @@ class Links:
     """All links of a group, both ends."""
 
     def __init__(self, group: LinkedGroup) -> None:
+        self.peers = group.peers
         self._group = group
         self._followers = {peer: _Follower(group, peer) for peer in group.peers}
         self.signals: set[asyncio.Event] = set()
@@ -248,7 +251,7 @@ class _Follower:
 
     def status(self) -> link_pb2.LinkStatus:
         """How the link stands."""
-        silence = self._group.silence_ms(self.peer)
+        silence = self._group.presence.silence_ms(self.peer)
         status = link_pb2.LinkStatus(
             peer=self.peer,
             connected=any(stream.greeted.is_set() for stream in self._streams),
@@ -316,15 +319,15 @@ class _Stream:
             await call.write(await self._outgoing.get())
 
     def _take(self, message: link_pb2.FollowResponse) -> None:
-        self._group.heard(self._follower.peer)
+        self._group.presence.heard(self._follower.peer)
         self._group.refuse(self._receiver.on_message(message, self._group.now_ms()))
         if message.HasField("frame"):
             self._follower.took_frame()
         if message.WhichOneof("message") in ("frame", "start", "piece"):
             self._group.frames_came()
         if message.HasField("heartbeat"):
-            self._group.heard_of(self._follower.view.clocks)
-            self._group.showed(self._follower.peer, self._follower.view.wall_ms)
+            self._group.presence.heard_of(self._follower.view.clocks)
+            self._group.presence.showed(self._follower.peer, self._follower.view.wall_ms)
         if message.HasField("hello"):
             self.greeted.set()
             self._follower.greeted()

@@ -17,6 +17,7 @@ from mesh.replication.committer import Committer
 from mesh.replication.core.budget import Budget
 from mesh.replication.core.journal import Journal
 from mesh.replication.core.repair import repair
+from mesh.replication.presence import Presence
 from mesh.replication.rereading import Rereading
 from mesh.replication.store import Store
 
@@ -38,10 +39,7 @@ class ScrubbedGroup(Protocol):
     name: str
     journal: Journal
     log: Store
-
-    @property
-    def linked(self) -> set[str]:
-        """The peers that are heard."""
+    presence: Presence
 
     def now_ms(self) -> int:
         """The wall clock in milliseconds."""
@@ -113,7 +111,9 @@ class Scrubber:
         self._integrity.hash_changed(now_ms)
         self._integrity.scrub(now_ms)
         self._group.compare()
-        for visible in repair(self._group.journal, self._group.log, self._group.linked, now_ms):
+        for visible in repair(
+            self._group.journal, self._group.log, self._group.presence.linked, now_ms
+        ):
             self._committer.repaired(visible)
         for what in self._integrity.damages.to_say():
             _log.error("group %s: %s", self._group.name, what)

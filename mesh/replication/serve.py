@@ -51,7 +51,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
             while not group.left:
                 while not answers.empty():
                     await context.write(answers.get_nowait())
-                for message in sender.poll(group.now_ms(), group.clocks):
+                for message in sender.poll(group.now_ms(), group.presence.clocks):
                     await context.write(message)
                 if reading.done():
                     await reading

@@ -9,7 +9,8 @@ from functools import cached_property
 from google.protobuf.message import Message
 
 from mesh.contracts.model import Durability
-from mesh.replication.core.clocks import Origin, Vector
+from mesh.replication.core.clocks import Origin, Vector, milliseconds
+from mesh.replication.core.frames import Frame
 
 MessageClass = type[Message]
 
@@ -152,3 +153,31 @@ class ChangeRecord:
     deleted: bool
     trace_parent: str
     request_id: str
+
+
+@dataclass(frozen=True)
+class Applied:
+    """A frame of another region that became visible here.
+
+    `trace_parents` are the traces that its changes were made under; `newest_ms` is the wall clock
+    of its last change where it was made.
+    """
+
+    group: str
+    origin: Origin
+    first: int
+    last: int
+    trace_parents: tuple[str, ...]
+    newest_ms: int
+
+    @classmethod
+    def of(cls, group: str, frame: Frame) -> Applied:
+        """What is said of a frame."""
+        return cls(
+            group=group,
+            origin=frame.origin,
+            first=frame.first,
+            last=frame.last,
+            trace_parents=frame.trace_parents,
+            newest_ms=milliseconds(frame.newest),
+        )

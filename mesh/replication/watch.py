@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import AsyncIterator, Callable, Collection
 
 from mesh.replication.errors import GroupClosed, WatcherTooSlow
-from mesh.replication.views import Batch, WatchEvent
+from mesh.replication.views import Batch, Snapshot, WatchEvent
 
 QUEUE_LENGTH = 1024
 """How many events a watcher may lag behind."""
@@ -51,3 +51,37 @@ class Watcher:
         if event is None:
             raise GroupClosed("the group is closed")
         return event
+
+
+class Watchers:
+    """All who watch a group."""
+
+    def __init__(self) -> None:
+        self._watchers: set[Watcher] = set()
+
+    def __bool__(self) -> bool:
+        """Whether anybody does."""
+        return bool(self._watchers)
+
+    async def follow(
+        self, types: Collection[str] | None, snapshot: Callable[[], Snapshot]
+    ) -> AsyncIterator[WatchEvent]:
+        """A snapshot, then all that is offered since. Raises `WatcherTooSlow`, `GroupClosed`."""
+        watcher = Watcher(types)
+        self._watchers.add(watcher)
+        try:
+            yield snapshot()
+            while True:
+                yield await watcher.next()
+        finally:
+            self._watchers.discard(watcher)
+
+    def offer(self, event: WatchEvent) -> None:
+        """Shows an event to all."""
+        for watcher in tuple(self._watchers):
+            watcher.offer(event)
+
+    def close(self) -> None:
+        """Ends all: the group closes."""
+        for watcher in self._watchers:
+            watcher.close()

@@ -53,7 +53,10 @@ def kept(reader: sqlite3.Connection, entity: EntityKey, most: int) -> list[Histo
         " ORDER BY clock DESC, region DESC, incarnation DESC LIMIT ?",
         (*entity, most),
     ).fetchall()
-    return [HistoryRow(Stamp(*row[:3]), *row[3:-1], _paths(row[-1])) for row in rows]
+    return [
+        HistoryRow(Stamp(*row[:3]), row[3], row[4], row[5], row[6], row[7], _paths(row[8]))
+        for row in rows
+    ]
 
 
 def _paths(data: bytes) -> tuple[bytes, ...]:

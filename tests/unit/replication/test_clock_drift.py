@@ -72,7 +72,7 @@ def test_a_frame_from_the_future_is_kept_and_applied_when_its_time_has_come() ->
 async def test_a_region_whose_clock_is_ahead_refuses_to_write(tmp_path: Path) -> None:
     async with regions(tmp_path, "eu", "us") as (eu, us):
         await eu.title("c1", "in time")
-        await until(lambda: "us" in eu.group.ahead_ms())
+        await until(lambda: "us" in eu.group.presence.ahead_ms())
         clock = eu.group._clock
         eu.group._clock = lambda: time.time_ns() + 600 * 1_000_000_000
         with pytest.raises(ClockAhead, match="set the clock of eu"):
@@ -86,7 +86,7 @@ async def test_a_region_whose_clock_is_ahead_refuses_to_write(tmp_path: Path) ->
 async def test_changes_from_the_future_are_shown(tmp_path: Path) -> None:
     async with regions(tmp_path, "eu", "us") as (eu, us):
         eu.group._clock = lambda: time.time_ns() + 600 * 1_000_000_000
-        eu.group.drift.heard = lambda *_: None  # as if nobody had been heard yet
+        eu.group.presence.drift.heard = lambda *_: None  # as if nobody had been heard yet
         await eu.title("c1", "from the future")
 
         def early() -> int:

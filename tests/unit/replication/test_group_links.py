@@ -205,7 +205,7 @@ async def test_a_region_that_only_another_hears_is_reachable(tmp_path: Path) -> 
         await us.title("c1", "by way of ap")
         await until(lambda: equal(ap, eu, us))
         (link,) = (link for link in eu.group.status().links if link.peer == "us")
-        assert not link.connected and eu.group.silence_ms("us") is None
+        assert not link.connected and eu.group.presence.silence_ms("us") is None
         await us.stop()
         await until(lambda: not eu.group.reach()["us"].reachable)
         await us.start()
