@@ -250,6 +250,6 @@ class Disk:
         for entity, state in staging.install.states.items():
             data = entities.encode(state)
             self._states[entity] = data, checksum(entity, data)
-        for origin, (sequence, hash, clock) in staging.install.positions.items():
+        for origin, (sequence, hash, clock, signature) in staging.install.positions.items():
             if origin not in self._positions or self._positions[origin].sequence < sequence:
-                self._positions[origin] = Position(sequence, hash, sequence, hash, clock)
+                self._positions[origin] = Position(sequence, hash, sequence, hash, clock, signature)

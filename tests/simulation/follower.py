@@ -191,7 +191,8 @@ class Stream:
             source.office.membership.durable.acknowledged(self._target.name, self._sender.durable)
             source.calls.look()
         for answer in answers:
-            self._down.send(answer)
+            for each in self._told(answer):
+                self._down.send(each)
         self.pump()
 
     def pump(self) -> None:

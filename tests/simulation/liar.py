@@ -1,18 +1,25 @@
 """A relay that lies about what a third region wrote, and does it well: its chains are whole.
 
 From the frame with which it begins, all that it passes on of that origin on that stream is chained
-anew; what it cannot make is the origin's signature.
+anew, and so are a snapshot's pieces below a header that claims more of an origin than there is;
+what it cannot make is the origin's signature.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-from isthmus.replication.v1 import frame_pb2, link_pb2
+from isthmus.replication.v1 import frame_pb2, link_pb2, snapshot_pb2
 
+from mesh.replication.core import snapshots
 from mesh.replication.core.clocks import Origin, origin_from_proto
 from mesh.replication.core.frames import GENESIS, chain
+from mesh.replication.core.snapshots import Header
 from tests.simulation.disk import Disk
+
+CLAIM = "claim"
+"""The lie about a snapshot; all others are about frames."""
 
 OTHER_KEY = {"c1": "c2", "c2": "c3", "c3": "c1"}
 
@@ -25,10 +32,15 @@ class Liar:
         self._disk = disk
         self._end: dict[Origin, tuple[int, bytes]] = {}
         self._kept: frame_pb2.Frame | None = None
+        self._pieces: bytes | None = None
 
     def told(self, message: link_pb2.FollowResponse, how: str) -> list[link_pb2.FollowResponse]:
         """What goes out instead of a message; `how` names the lie to begin with, if any."""
-        if not message.HasField("frame"):
+        if message.HasField("start"):
+            return [self._claimed(message)] if how == CLAIM else [message]
+        if message.HasField("piece"):
+            return [self._under_the_claim(message)]
+        if not message.HasField("frame") or how == CLAIM:
             return [message]
         body = frame_pb2.FrameBody.FromString(message.frame.body)
         origin = origin_from_proto(body.origin)
@@ -46,6 +58,31 @@ class Liar:
         else:
             return [message]
         return [link_pb2.FollowResponse(frame=self._chained(origin, frame)) for frame in frames]
+
+    def _claimed(self, message: link_pb2.FollowResponse) -> link_pb2.FollowResponse:
+        """A snapshot whose header says that other regions wrote one change more."""
+        header = Header.decode(message.start.header)
+        positions = {
+            origin: position
+            if origin.region == self._region
+            else position._replace(sequence=position.sequence + 1, hash=bytes(32))
+            for origin, position in header.positions.items()
+        }
+        if positions == header.positions or message.start.first_piece:
+            return message
+        forged = replace(header, positions=positions).encode()
+        self._pieces = snapshots.start(forged)
+        start = snapshot_pb2.SnapshotStart(header=forged)
+        return link_pb2.FollowResponse(start=start)
+
+    def _under_the_claim(self, message: link_pb2.FollowResponse) -> link_pb2.FollowResponse:
+        if self._pieces is None:
+            return message
+        piece = snapshot_pb2.SnapshotPiece()
+        piece.CopyFrom(message.piece)
+        piece.hash = snapshots.chain(self._pieces, piece.body, last=piece.last)
+        self._pieces = None if piece.last else piece.hash
+        return link_pb2.FollowResponse(piece=piece)
 
     def _later(self, frame: frame_pb2.Frame) -> list[frame_pb2.Frame]:
         kept, self._kept = self._kept, None

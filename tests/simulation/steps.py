@@ -25,7 +25,7 @@ renew A>B                     a second stream from A to B takes over from the fi
 delay A>B MS
 tamper A>B                    the next frame on the path arrives altered
 lie A>B HOW                   A relays to B what no other region wrote: alter, unsign, forge, drop
-                              or reorder
+                              or reorder; or gives a snapshot that says they wrote more: claim
 kill NAME                     the process ends; `start` starts it again
 power NAME PERCENT            so much of what was not synced is left
 start NAME
@@ -73,7 +73,7 @@ from mesh.replication.core import generations, snapshots
 from tests.simulation import residency
 from tests.simulation.clients import Call, Client
 from tests.simulation.kinds import kind_of, message, parse, value
-from tests.simulation.liar import LIES
+from tests.simulation.liar import CLAIM, LIES
 from tests.simulation.model import Look, Op, Violation
 from tests.simulation.reading import check_entity, check_reads
 from tests.simulation.region import Region
@@ -341,7 +341,7 @@ class Script:
 
     def do_lie(self, path: str, how: str) -> None:
         source, target = path.split(">")
-        if how not in LIES:
+        if how not in (*LIES, CLAIM):
             raise StepError(f"there is no lie {how!r}")
         self.world.paths[source, target].lie = how
         self.world.tampered = True

@@ -10,7 +10,7 @@ from isthmus.replication.v1 import link_pb2, snapshot_pb2
 from mesh.replication.core.clocks import Origin, covers, vector_to_proto
 from mesh.replication.core.frames import FrameLog
 from mesh.replication.core.journal import Journal
-from mesh.replication.core.snapshots import Capture
+from mesh.replication.core.snapshots import Capture, Header
 
 OFFERED_EVERY_MS = 1000
 
@@ -49,16 +49,16 @@ class Giving:
 
     def asked(
         self, message: snapshot_pb2.SnapshotRequest, now_ms: int, durable: Mapping[Origin, int]
-    ) -> list[link_pb2.FollowResponse]:
-        """The receiver, which has `durable`, takes the offer: says what comes."""
+    ) -> tuple[Header, link_pb2.FollowResponse] | None:
+        """The receiver, which has `durable`, takes the offer: what comes, and what says so."""
         if self._journal.integrity.damages.repairing(now_ms):
-            return []
+            return None
         self._capture = self._journal.capture(message.id, now_ms, durable)
         header = self._capture.header
         known = message.id == header.id and self._capture.has(message.pieces)
         self._next = message.pieces if known else 0
         begin = snapshot_pb2.SnapshotStart(header=header.encode(), first_piece=self._next)
-        return [link_pb2.FollowResponse(start=begin)]
+        return header, link_pb2.FollowResponse(start=begin)
 
     def pieces(self, most_bytes: int, now_ms: int) -> list[link_pb2.FollowResponse]:
         """The next pieces, until there are so many bytes."""

@@ -19,10 +19,12 @@ from mesh.replication.core.errors import (
     ChainBroken,
     ClockAhead,
     LinkFault,
+    SignatureInvalid,
     SnapshotDamaged,
 )
 from mesh.replication.core.parked import KNOWN, NO_TYPE, Known, resume
 from mesh.replication.core.receipts import Receipt
+from mesh.replication.core.signatures import Head, Verdict
 from mesh.replication.core.snapshots import (
     Header,
     Install,
@@ -110,17 +112,12 @@ class Intake:
             return
         self._heard_ms = now_ms
         header = Header.decode(message.header)
-        if header.region != peer:
-            raise SnapshotDamaged(f"{peer} sends a snapshot of {header.region!r}")
-        for origin, position in header.positions.items():
-            ahead = milliseconds(position.clock) - now_ms
-            if ahead > MAX_AHEAD_MS:
-                raise ClockAhead(
-                    f"the snapshot of {peer} is {ahead / 1000:.0f} s ahead, at {origin}"
-                )
-            known = journal.head(origin)
-            if known[0] == position.sequence and known[1] != position.hash:
-                raise ChainBroken(f"the snapshot of {peer} tells another story of {origin}")
+        try:
+            _check(header, peer, journal, now_ms)
+        except LinkFault:
+            if self._begin is None:
+                self._peer, self._heard_ms = "", None  # another may give one at once
+            raise
         if self._begin is None or self._begin.id != header.id:
             self._begin_with(header)
             first = 0
@@ -253,6 +250,33 @@ class Intake:
         self._unread = (self._unread | resumed) - gone
         install = Install(joined, frozenset(kept), self._receipts, merged, frozenset(self._unread))
         return Staging(self._begin.id, install=install)
+
+
+def _check(header: Header, peer: str, journal: Journal, now_ms: int) -> None:
+    """Raises the `LinkFault` for which a peer's snapshot is refused."""
+    if header.region != peer:
+        raise SnapshotDamaged(f"{peer} sends a snapshot of {header.region!r}")
+    for origin, position in header.positions.items():
+        if origin.region != peer:
+            # Of its own origins its word is enough: links are authenticated at both ends.
+            _check_signed(origin, position, peer, journal)
+        ahead = milliseconds(position.clock) - now_ms
+        if ahead > MAX_AHEAD_MS:
+            raise ClockAhead(f"the snapshot of {peer} is {ahead / 1000:.0f} s ahead, at {origin}")
+        known = journal.head(origin)
+        if known.sequence == position.sequence and known.hash != position.hash:
+            raise ChainBroken(f"the snapshot of {peer} tells another story of {origin}")
+
+
+def _check_signed(origin: Origin, position: Position, peer: str, journal: Journal) -> None:
+    """Raises `SignatureInvalid` unless the origin signed its chain up to a position."""
+    head = Head(origin, position.sequence, position.clock, position.hash)
+    verdict = journal.keys.examine(head, position.signature)
+    if verdict is not Verdict.PROVEN:
+        raise SignatureInvalid(
+            f"the snapshot of {peer} says that {origin} came to {position.sequence}, and "
+            f"{verdict.value}"
+        )
 
 
 def _covers(positions: Mapping[Origin, Position], stamp: Stamp) -> bool:

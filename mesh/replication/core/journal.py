@@ -663,8 +663,9 @@ class Journal:
         if staging.install is None:
             return
         self._parked |= staging.install.parked
-        for origin, (sequence, hash, clock) in staging.install.positions.items():
+        for origin, (sequence, hash, clock, signature) in staging.install.positions.items():
             self._heads[origin] = hash
+            self.signatures[origin] = signature
             clocks[origin] = clock
             self.clock.receive(clock)
             frames = self.waiting.get(origin, deque())
@@ -775,11 +776,12 @@ class Journal:
         return dropped
 
     def head(self, origin: Origin) -> Position:
-        """How far an origin is here, with its chain's hash and its clock there."""
+        """How far an origin is here, with its chain's hash, its clock and its signature there."""
         return Position(
             self.vector.get(origin, 0),
             self._heads.get(origin, GENESIS),
             self.seen.clocks.get(origin, 0),
+            self.signatures.get(origin, b""),
         )
 
     def capture(

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator, Mapping
 
-from isthmus.replication.v1 import frame_pb2, lag_pb2, link_pb2, signature_pb2
+from isthmus.replication.v1 import frame_pb2, lag_pb2, link_pb2, signature_pb2, snapshot_pb2
 
 from mesh.replication.core import errors
 from mesh.replication.core.answers import Answers
@@ -79,7 +79,7 @@ class Sender:
         elif kind == "inquiry":
             self._answers.ask(message.inquiry)
         elif kind == "snapshot":
-            return self._giving.asked(message.snapshot, now_ms, self.durable), []
+            return self._begin_snapshot(message.snapshot, now_ms), []
         return [], []
 
     def _heard(self, now_ms: int) -> None:
@@ -88,6 +88,17 @@ class Sender:
     def close(self) -> None:
         """The stream is over."""
         self._journal.speakers.ended(self._peer, self)
+
+    def _begin_snapshot(
+        self, message: snapshot_pb2.SnapshotRequest, now_ms: int
+    ) -> list[link_pb2.FollowResponse]:
+        given = self._giving.asked(message, now_ms, self.durable)
+        if given is None:
+            return []
+        header, begin = given
+        signatures = (position.signature for position in header.positions.values())
+        keys = [key for signature in signatures for key in self._introduction(signature)]
+        return [*keys, begin]
 
     @property
     def has_more(self) -> bool:

@@ -61,7 +61,7 @@ class Verdict(Enum):
     """What a signature says of a head."""
 
     PROVEN = "its origin signed it"
-    UNPROVEN = "nothing is known of the key, or not of that time"
+    UNPROVEN = "it is not signed with a key that is known here, and was good at that time"
     FALSE = "its origin did not sign it"
 
 

@@ -1,7 +1,9 @@
 """Snapshots: a group's state at a vector, in pieces, for a region that frames cannot bring there.
 
 A snapshot is a header and pieces. The header has, for each origin, the position, the chain's hash
-and the clock there, so that the tail follows from it as from the frames themselves. Pieces are
+and the clock there, so that the tail follows from it as from the frames themselves; and the
+origin's signature of these, so that who gives a snapshot can claim no history of others that they
+did not write. (That the state is what this history makes, only comparing digests shows.) Pieces are
 chained as frames are: each hash is SHA-256 over the one before it and the piece; the first is
 chained to the header. What was taken stays good when a stream breaks.
 
@@ -41,11 +43,16 @@ ReadReceipts = Callable[[ReceiptKey, int, int], list[Receipt]]
 
 
 class Position(NamedTuple):
-    """How far an origin is at a snapshot's vector; `hash` and `clock` are those of the end."""
+    """How far an origin is at a snapshot's vector.
+
+    `hash` and `clock` are those of the end, `signature` the origin's own of it; empty if it has
+    made none.
+    """
 
     sequence: int
     hash: bytes
     clock: int
+    signature: bytes = b""
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,7 @@ class Header:
             sequences=[self.positions[origin].sequence for origin in sorted(self.positions)],
             hashes=[self.positions[origin].hash for origin in sorted(self.positions)],
             clocks=[self.positions[origin].clock for origin in sorted(self.positions)],
+            signatures=[self.positions[origin].signature for origin in sorted(self.positions)],
             entities=self.entities,
         ).SerializeToString(deterministic=True)
 
@@ -88,9 +96,14 @@ class Header:
                     f"a snapshot has format {message.format}; this version reads {FORMAT}"
                 )
             positions = {
-                origin_from_proto(origin): Position(sequence, hash, clock)
-                for origin, sequence, hash, clock in zip(
-                    message.origins, message.sequences, message.hashes, message.clocks, strict=True
+                origin_from_proto(origin): Position(sequence, hash, clock, signature)
+                for origin, sequence, hash, clock, signature in zip(
+                    message.origins,
+                    message.sequences,
+                    message.hashes,
+                    message.clocks,
+                    message.signatures,
+                    strict=True,
                 )
             }
         except (DecodeError, ValueError) as error:

@@ -44,9 +44,10 @@ def _install(cursor: sqlite3.Cursor, install: Install) -> None:
         "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", install.receipts
     )
     cursor.executemany(
-        "INSERT INTO positions (region, incarnation, sequence, hash, clock, flushed, flushed_hash)"
-        " VALUES (?1, ?2, ?3, ?4, ?5, ?3, ?4) ON CONFLICT DO UPDATE"
-        " SET sequence = ?3, hash = ?4, clock = ?5, flushed = ?3, flushed_hash = ?4"
+        "INSERT INTO positions"
+        " (region, incarnation, sequence, hash, clock, signature, flushed, flushed_hash)"
+        " VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?3, ?4) ON CONFLICT DO UPDATE SET sequence = ?3,"
+        " hash = ?4, clock = ?5, signature = ?6, flushed = ?3, flushed_hash = ?4"
         # What is here beyond the snapshot may not be flushed.
         " WHERE sequence < ?3",
         [(*origin, *position) for origin, position in install.positions.items()],

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
 import pytest
 from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import link_pb2
@@ -11,6 +14,7 @@ from mesh.replication.core.intake import TAKEOVER_MS, Intake
 from mesh.replication.core.journal import Recovered
 from mesh.replication.core.receiving import PeerView, Receiver
 from mesh.replication.core.sending import Sender
+from mesh.replication.core.signatures import Keyring
 from mesh.replication.core.snapshots import Capture, Header, Staged
 from tests.support.regions import Region, World
 
@@ -245,6 +249,65 @@ def test_a_snapshot_from_the_future_or_of_another_story_is_refused(eu: Region) -
     start.start.header = other.encode()
     with pytest.raises(errors.ChainBroken, match="another story"):
         us.journal.intake.started("eu", start.start, us.journal, NOW_MS)
+
+
+def three_regions() -> tuple[Region, Region, Region]:
+    """`ap` has what `eu` wrote, and no journal; `us` has nothing."""
+    eu, ap, us = Region("eu", ["ap", "us"]), Region("ap", ["eu", "us"]), Region("us", ["ap", "eu"])
+    create(eu, "c1", "c2", "c3")
+    Stream(eu, ap).carry(3)
+    assert same(eu, ap)
+    ap.log.frames.clear()
+    return eu, ap, us
+
+
+def test_a_snapshot_proves_what_third_regions_wrote_and_so_does_one_of_its_taker() -> None:
+    eu, ap, us = three_regions()
+    us_from_ap = Stream(ap, us, "ap", "eu", "us")
+    us_from_ap.carry(10)
+    assert same(eu, us) and us_from_ap.sent.index("key") < us_from_ap.sent.index("start")
+    assert us.journal.signatures == ap.journal.signatures == eu.journal.signatures
+    # What came by a snapshot alone can be given on.
+    sa = Region("sa", ["ap", "eu", "us"])
+    Stream(us, sa, "eu", "us", "sa").carry(10)
+    assert same(eu, sa)
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"sequence": 4},
+        {"sequence": 2},
+        {"hash": bytes(32)},
+        {"clock": 1_000_001 << 16},
+        {"signature": b""},
+    ],
+    ids=lambda forged: next(iter(forged)),
+)
+def test_a_forged_position_is_refused(forged: dict[str, Any]) -> None:
+    eu, ap, us = three_regions()
+    honest = Stream(ap, us, "ap", "eu", "us")
+    capture = ap.journal.capture(b"", NOW_MS)
+    at = capture.header.positions
+    other = {eu.journal.origin: at[eu.journal.origin]._replace(**forged)}
+    ap.journal.captures.add(Capture(replace(capture.header, positions=other), {}, [], 0, NOW_MS))
+    ap.journal.captures._held.reverse()
+    with pytest.raises(errors.SignatureInvalid, match=f"{eu.journal.origin} came to"):
+        honest.carry(10)
+    assert us.journal.intake.progress is None and not us.journal.vector
+    ap.journal.captures._held.pop(0)
+    Stream(ap, us, "ap", "eu", "us").carry(10)
+    assert same(eu, us)
+
+
+def test_a_region_without_keys_takes_a_snapshot_of_its_sender_alone() -> None:
+    eu, ap, us = three_regions()
+    us.journal.keys = Keyring("channels")
+    with pytest.raises(errors.SignatureInvalid, match="known here"):
+        Stream(ap, us, "ap", "eu", "us").carry(10)
+    eu.log.frames.clear()
+    Stream(eu, us).carry(10)
+    assert same(eu, us)
 
 
 def test_a_header_that_is_damaged_or_newer_is_refused() -> None:

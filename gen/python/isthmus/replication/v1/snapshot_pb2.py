@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from isthmus.replication.v1 import frame_pb2 as isthmus_dot_replication_dot_v1_dot_frame__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%isthmus/replication/v1/snapshot.proto\x12\x16isthmus.replication.v1\x1a\"isthmus/replication/v1/frame.proto\"\xf4\x01\n\x0eSnapshotHeader\x12\x16\n\x06\x66ormat\x18\x01 \x01(\rR\x06\x66ormat\x12\x0e\n\x02id\x18\x02 \x01(\x0cR\x02id\x12\x38\n\x07origins\x18\x03 \x03(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x07origins\x12\x1c\n\tsequences\x18\x04 \x03(\x04R\tsequences\x12\x16\n\x06hashes\x18\x05 \x03(\x0cR\x06hashes\x12\x16\n\x06\x63locks\x18\x06 \x03(\x06R\x06\x63locks\x12\x1a\n\x08\x65ntities\x18\x07 \x01(\x04R\x08\x65ntities\x12\x16\n\x06region\x18\x08 \x01(\tR\x06region\"\xd9\x01\n\x0cSnapshotBody\x12\x1d\n\ntype_names\x18\x01 \x03(\tR\ttypeNames\x12\x14\n\x05types\x18\x02 \x03(\rR\x05types\x12\x12\n\x04keys\x18\x03 \x03(\tR\x04keys\x12\x16\n\x06states\x18\x04 \x03(\x0cR\x06states\x12\x43\n\x08receipts\x18\x05 \x03(\x0b\x32\'.isthmus.replication.v1.SnapshotReceiptR\x08receipts\x12#\n\rreceipt_times\x18\x06 \x03(\x04R\x0creceiptTimes\"\xc6\x01\n\x0fSnapshotReceipt\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06method\x18\x02 \x01(\tR\x06method\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12%\n\x0erequest_digest\x18\x04 \x01(\x0cR\rrequestDigest\x12#\n\rresponse_type\x18\x05 \x01(\tR\x0cresponseType\x12\x1a\n\x08response\x18\x06 \x01(\x0cR\x08response\"G\n\rSnapshotOffer\x12\x36\n\x06vector\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\"9\n\x0fSnapshotRequest\x12\x0e\n\x02id\x18\x01 \x01(\x0cR\x02id\x12\x16\n\x06pieces\x18\x02 \x01(\x04R\x06pieces\"H\n\rSnapshotStart\x12\x16\n\x06header\x18\x01 \x01(\x0cR\x06header\x12\x1f\n\x0b\x66irst_piece\x18\x02 \x01(\x04R\nfirstPiece\"s\n\rSnapshotPiece\x12\x0e\n\x02id\x18\x01 \x01(\x0cR\x02id\x12\x16\n\x06number\x18\x02 \x01(\x04R\x06number\x12\x12\n\x04\x62ody\x18\x03 \x01(\x0cR\x04\x62ody\x12\x12\n\x04hash\x18\x04 \x01(\x0cR\x04hash\x12\x12\n\x04last\x18\x05 \x01(\x08R\x04lastb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%isthmus/replication/v1/snapshot.proto\x12\x16isthmus.replication.v1\x1a\"isthmus/replication/v1/frame.proto\"\x94\x02\n\x0eSnapshotHeader\x12\x16\n\x06\x66ormat\x18\x01 \x01(\rR\x06\x66ormat\x12\x0e\n\x02id\x18\x02 \x01(\x0cR\x02id\x12\x38\n\x07origins\x18\x03 \x03(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x07origins\x12\x1c\n\tsequences\x18\x04 \x03(\x04R\tsequences\x12\x16\n\x06hashes\x18\x05 \x03(\x0cR\x06hashes\x12\x16\n\x06\x63locks\x18\x06 \x03(\x06R\x06\x63locks\x12\x1a\n\x08\x65ntities\x18\x07 \x01(\x04R\x08\x65ntities\x12\x16\n\x06region\x18\x08 \x01(\tR\x06region\x12\x1e\n\nsignatures\x18\t \x03(\x0cR\nsignatures\"\xd9\x01\n\x0cSnapshotBody\x12\x1d\n\ntype_names\x18\x01 \x03(\tR\ttypeNames\x12\x14\n\x05types\x18\x02 \x03(\rR\x05types\x12\x12\n\x04keys\x18\x03 \x03(\tR\x04keys\x12\x16\n\x06states\x18\x04 \x03(\x0cR\x06states\x12\x43\n\x08receipts\x18\x05 \x03(\x0b\x32\'.isthmus.replication.v1.SnapshotReceiptR\x08receipts\x12#\n\rreceipt_times\x18\x06 \x03(\x04R\x0creceiptTimes\"\xc6\x01\n\x0fSnapshotReceipt\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x16\n\x06method\x18\x02 \x01(\tR\x06method\x12\x1d\n\nrequest_id\x18\x03 \x01(\tR\trequestId\x12%\n\x0erequest_digest\x18\x04 \x01(\x0cR\rrequestDigest\x12#\n\rresponse_type\x18\x05 \x01(\tR\x0cresponseType\x12\x1a\n\x08response\x18\x06 \x01(\x0cR\x08response\"G\n\rSnapshotOffer\x12\x36\n\x06vector\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\"9\n\x0fSnapshotRequest\x12\x0e\n\x02id\x18\x01 \x01(\x0cR\x02id\x12\x16\n\x06pieces\x18\x02 \x01(\x04R\x06pieces\"H\n\rSnapshotStart\x12\x16\n\x06header\x18\x01 \x01(\x0cR\x06header\x12\x1f\n\x0b\x66irst_piece\x18\x02 \x01(\x04R\nfirstPiece\"s\n\rSnapshotPiece\x12\x0e\n\x02id\x18\x01 \x01(\x0cR\x02id\x12\x16\n\x06number\x18\x02 \x01(\x04R\x06number\x12\x12\n\x04\x62ody\x18\x03 \x01(\x0cR\x04\x62ody\x12\x12\n\x04hash\x18\x04 \x01(\x0cR\x04hash\x12\x12\n\x04last\x18\x05 \x01(\x08R\x04lastb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,17 +33,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'isthmus.replication.v1.snap
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SNAPSHOTHEADER']._serialized_start=102
-  _globals['_SNAPSHOTHEADER']._serialized_end=346
-  _globals['_SNAPSHOTBODY']._serialized_start=349
-  _globals['_SNAPSHOTBODY']._serialized_end=566
-  _globals['_SNAPSHOTRECEIPT']._serialized_start=569
-  _globals['_SNAPSHOTRECEIPT']._serialized_end=767
-  _globals['_SNAPSHOTOFFER']._serialized_start=769
-  _globals['_SNAPSHOTOFFER']._serialized_end=840
-  _globals['_SNAPSHOTREQUEST']._serialized_start=842
-  _globals['_SNAPSHOTREQUEST']._serialized_end=899
-  _globals['_SNAPSHOTSTART']._serialized_start=901
-  _globals['_SNAPSHOTSTART']._serialized_end=973
-  _globals['_SNAPSHOTPIECE']._serialized_start=975
-  _globals['_SNAPSHOTPIECE']._serialized_end=1090
+  _globals['_SNAPSHOTHEADER']._serialized_end=378
+  _globals['_SNAPSHOTBODY']._serialized_start=381
+  _globals['_SNAPSHOTBODY']._serialized_end=598
+  _globals['_SNAPSHOTRECEIPT']._serialized_start=601
+  _globals['_SNAPSHOTRECEIPT']._serialized_end=799
+  _globals['_SNAPSHOTOFFER']._serialized_start=801
+  _globals['_SNAPSHOTOFFER']._serialized_end=872
+  _globals['_SNAPSHOTREQUEST']._serialized_start=874
+  _globals['_SNAPSHOTREQUEST']._serialized_end=931
+  _globals['_SNAPSHOTSTART']._serialized_start=933
+  _globals['_SNAPSHOTSTART']._serialized_end=1005
+  _globals['_SNAPSHOTPIECE']._serialized_start=1007
+  _globals['_SNAPSHOTPIECE']._serialized_end=1122
 # @@protoc_insertion_point(module_scope)

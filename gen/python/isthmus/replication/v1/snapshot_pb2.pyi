@@ -33,6 +33,7 @@ class SnapshotHeader(_message.Message):
     CLOCKS_FIELD_NUMBER: _builtins.int
     ENTITIES_FIELD_NUMBER: _builtins.int
     REGION_FIELD_NUMBER: _builtins.int
+    SIGNATURES_FIELD_NUMBER: _builtins.int
     format: _builtins.int
     """1."""
     id: _builtins.bytes
@@ -53,6 +54,12 @@ class SnapshotHeader(_message.Message):
     def hashes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]: ...
     @_builtins.property
     def clocks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]: ...
+    @_builtins.property
+    def signatures(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
+        """For each origin, its own signature of that head, as its last frame bears it. The keys come on
+        the stream before the snapshot. Of the sender's own origins the link is proof enough.
+        """
+
     def __init__(
         self,
         *,
@@ -64,10 +71,11 @@ class SnapshotHeader(_message.Message):
         clocks: _abc.Iterable[_builtins.int] | None = ...,
         entities: _builtins.int = ...,
         region: _builtins.str = ...,
+        signatures: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks", b"clocks", "entities", b"entities", "format", b"format", "hashes", b"hashes", "id", b"id", "origins", b"origins", "region", b"region", "sequences", b"sequences"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["clocks", b"clocks", "entities", b"entities", "format", b"format", "hashes", b"hashes", "id", b"id", "origins", b"origins", "region", b"region", "sequences", b"sequences", "signatures", b"signatures"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
