@@ -11,6 +11,7 @@ import typer
 
 from mesh.cli import (
     channels,
+    conflicts,
     demo,
     devices,
     down,
@@ -43,6 +44,7 @@ app.command("up")(up.up)
 app.command("down")(down.down)
 app.command("status")(status.status)
 app.command("verify")(verify.verify)
+app.command("conflicts")(conflicts.conflicts)
 app.command("demo")(demo.demo)
 app.command("overview")(overview.overview)
 app.add_typer(channels.app, name="channels")

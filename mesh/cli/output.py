@@ -31,6 +31,11 @@ def plain(value: Any) -> Any:
     return value
 
 
+def plain_set(message: Message) -> dict[str, Any]:
+    """What is set in a message, as JSON has it."""
+    return MessageToDict(message, preserving_proto_field_name=True)
+
+
 def print_json(value: Any, *, one_line: bool = False) -> None:
     """Prints a value as JSON; with `one_line` as a record of a stream."""
     json.dump(plain(value), sys.stdout, indent=None if one_line else 2)

@@ -80,7 +80,7 @@ async def _region(topology: Topology, identity: Path, region: str) -> list[Stand
         except NoEdge:
             return Standing(region, workload, None, _NO_EDGE, edge=False)
         except grpc.aio.AioRpcError as error:
-            return Standing(region, workload, None, _problem(error))
+            return Standing(region, workload, None, problem(error))
         return Standing(region, workload, status)
 
     try:
@@ -94,7 +94,7 @@ async def _region(topology: Topology, identity: Path, region: str) -> list[Stand
         await edges.close()
 
 
-def _problem(error: grpc.aio.AioRpcError) -> str:
+def problem(error: grpc.aio.AioRpcError) -> str:
     """Why a workload gave no status."""
     details = error.details() or error.code().name
     match error.code():

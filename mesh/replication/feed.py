@@ -12,6 +12,7 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 from isthmus.replication.v1 import feed_pb2, feed_pb2_grpc, frame_pb2
 
+from mesh.replication import conflicts
 from mesh.replication.core.clocks import origin_from_proto, vector_from_proto, vector_to_proto
 from mesh.replication.errors import GroupClosed, NotReplicated, WatcherTooSlow
 from mesh.replication.group import Group
@@ -98,8 +99,9 @@ def _messages(event: WatchEvent) -> Iterable[feed_pb2.WatchResponse]:
         yield _reach(event.reach)
         yield feed_pb2.WatchResponse(synced=feed_pb2.Synced(vector=vector_to_proto(event.vector)))
     elif isinstance(event, Batch):
-        if event.changes:
-            yield _entities([change.new for change in event.changes])
+        message = _entities([change.new for change in event.changes])
+        message.entities.conflicts.extend(map(conflicts.to_proto, event.conflicts))
+        yield message
     else:
         yield _reach(event.reach)
 
@@ -199,8 +201,13 @@ async def _follow_once(
             kind = message.WhichOneof("message")
             if kind == "entities":
                 changes = _learn(known, message.entities, classes)
-                if synced and changes:
-                    yield Batch(changes)
+                decided = tuple(
+                    conflicts.from_proto(conflict, classes[conflict.type])
+                    for conflict in message.entities.conflicts
+                    if conflict.type in classes
+                )
+                if synced and (changes or decided):
+                    yield Batch(changes, decided)
             elif kind == "synced":
                 synced = True
                 living = (view for _, view in sorted(known.items()) if not view.deleted)

@@ -381,7 +381,8 @@ class Group(Entities):
         self._standing.committed(visible)
         if self._watchers and (visible.after or visible.conflicts or visible.residents):
             changes = self._views.changes(visible)
-            self._watchers.offer(Batch(changes, tuple(self._conflict_views(visible.conflicts))))
+            decided = self._conflict_views(reversed(visible.conflicts))
+            self._watchers.offer(Batch(changes, tuple(reversed(decided))))
         self._operations.met(visible.doubled)
         for frame in visible.frames:
             self.changes_applied += frame.count

@@ -17,7 +17,6 @@ from mesh.replication.core.journal import Journal
 from mesh.replication.rendering import Renderer
 from mesh.replication.schema import GroupSchema
 from mesh.replication.store import Store
-from mesh.replication.store.conflicts import KEPT as CONFLICTS_KEPT
 from mesh.replication.views import ChangeRecord, ConflictView, Value, View
 
 M = TypeVar("M", bound=Message)
@@ -96,14 +95,14 @@ class Entities:
     ) -> builtins.list[ConflictView]:
         """What merging decided between concurrent values: of an entity, or of all; newest first.
 
-        `Batch.conflicts` shows them as they come. Of a group the newest thousand are kept.
+        `Batch.conflicts` shows them as they come. Of a group the newest thousand are kept, and of
+        their values the newest 4 MiB; what is shown at once is 1 MiB at most.
         """
         entity = None if type is None else self._entity(type, key)
-        return self._conflict_views(self._store.conflicts(entity, CONFLICTS_KEPT))
+        return self._conflict_views(self._store.conflicts(entity, conflicts.NEWEST))
 
-    def _conflict_views(self, found: Iterable[Conflict]) -> builtins.list[ConflictView]:
-        known = self._schema.entities
-        return [conflicts.view(c, known[c.entity[0]]) for c in found if c.entity[0] in known]
+    def _conflict_views(self, newest_first: Iterable[Conflict]) -> builtins.list[ConflictView]:
+        return list(conflicts.views(newest_first, self._schema.entities))
 
     def _entity(self, type: type[Message], key: str) -> EntityKey:
         return self._schema.entity(type.DESCRIPTOR.full_name).name, key

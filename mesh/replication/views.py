@@ -97,12 +97,13 @@ class Value:
     """A value and where and when it was written (milliseconds since 1970).
 
     `message` is an entity that holds this value alone, without its key. Origin and time are None
-    where nobody knows any more who wrote it.
+    where nobody knows any more who wrote it. In a feed the fields that are `redacted` are left out.
     """
 
     origin: Origin | None
     time_ms: int | None
     message: Message
+    redacted: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

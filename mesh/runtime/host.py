@@ -17,7 +17,7 @@ import structlog
 from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from isthmus.mesh.v1 import status_pb2_grpc
-from isthmus.replication.v1 import feed_pb2_grpc, link_pb2_grpc, members_pb2_grpc
+from isthmus.replication.v1 import conflict_pb2_grpc, feed_pb2_grpc, link_pb2_grpc, members_pb2_grpc
 
 from mesh.contracts import Contract, ContractError
 from mesh.contracts import load as load_contract
@@ -35,6 +35,7 @@ from mesh.replication import (
 )
 from mesh.runtime import collector, logs
 from mesh.runtime.authorization import rules
+from mesh.runtime.conflicts import ConflictsService
 from mesh.runtime.context import caller
 from mesh.runtime.gate import Gate
 from mesh.runtime.home_calls import HomeCalls
@@ -256,6 +257,11 @@ class Host:
             members_pb2_grpc.add_MembersServiceServicer_to_server,
             MembersService(self._group),
             "isthmus.replication.v1.MembersService",
+        )
+        self.add(
+            conflict_pb2_grpc.add_ConflictsServiceServicer_to_server,
+            ConflictsService(self._group),
+            "isthmus.replication.v1.ConflictsService",
         )
 
     def _listen(self) -> None:

@@ -9,12 +9,11 @@ from collections.abc import MutableMapping
 from typing import Any
 
 import structlog
-from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.json_format import MessageToDict
 from google.protobuf.message import Message
-from isthmus.options.v1 import options_pb2
 from opentelemetry import trace
 
+from mesh.contracts import redaction
 from mesh.place import Place
 
 REDACTED = "[redacted]"
@@ -59,33 +58,9 @@ def redacted(message: Message) -> dict[str, Any]:
     """
     copy = type(message)()
     copy.CopyFrom(message)
-    marked = _strip(copy, "")
+    marked = redaction.strip(copy)
     shown: dict[str, Any] = MessageToDict(copy, preserving_proto_field_name=True)
     return shown | dict.fromkeys(marked, REDACTED)
-
-
-def _strip(message: Message, path: str) -> list[str]:
-    """Clears marked fields, at any depth; returns their paths."""
-    marked: list[str] = []
-    for field, value in message.ListFields():
-        name = f"{path}{field.name}"
-        options = field.GetOptions()
-        stays = options.Extensions[options_pb2.field].scope == options_pb2.SCOPE_HOME_REGION
-        if options.debug_redact or stays:
-            message.ClearField(field.name)
-            marked.append(name)
-        elif field.type == FieldDescriptor.TYPE_MESSAGE:
-            for child in _messages(field, value):
-                marked += _strip(child, f"{name}.")
-    return marked
-
-
-def _messages(field: FieldDescriptor, value: Any) -> list[Message]:
-    if not field.is_repeated:
-        return [value]
-    if field.message_type is not None and field.message_type.GetOptions().map_entry:
-        return [item for item in value.values() if isinstance(item, Message)]
-    return list(value)
 
 
 def _trace(_: Any, __: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

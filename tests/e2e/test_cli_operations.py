@@ -151,6 +151,28 @@ def test_each_pair_of_regions_is_proven_equal(isthmus: Run) -> None:
     assert isthmus("verify", "--workload", "nothing").returncode == Exit.NOT_FOUND
 
 
+def test_conflicts_are_shown_with_both_values(isthmus: Run, channel_id: str) -> None:
+    assert isthmus("channels", "create", channel_id, "--title", "Before").returncode == Exit.OK
+    deadline = time.monotonic() + 60
+    while isthmus("channels", "get", channel_id, "--region", "ap").returncode != Exit.OK:
+        assert time.monotonic() < deadline, "ap does not have the channel"
+    entity = ("--entity", f"Channel/{channel_id}")
+    assert "No conflict is noted." in isthmus("conflicts", *entity).stdout
+    try:
+        assert isthmus("local", "wan", "cut", "ap").returncode == Exit.OK
+        for region in ("ap", "eu"):
+            update = ("channels", "update", channel_id, "--title", f"By {region}")
+            assert isthmus(*update, "--region", region).returncode == Exit.OK
+    finally:
+        assert isthmus("local", "wan", "heal").returncode == Exit.OK
+    while "By ap" not in (shown := isthmus("conflicts", *entity).stdout):
+        assert time.monotonic() < deadline, shown
+    (row,) = [line for line in shown.splitlines() if "title" in line]
+    assert row.split()[:3] == [f"Channel/{channel_id}", "title", "LATEST"]
+    assert row.index("By eu") < row.index("By ap")
+    assert isthmus("channels", "delete", channel_id).returncode == Exit.OK
+
+
 def test_commands_fail_over_to_the_next_edge(isthmus: Run, running_mesh: RunningMesh) -> None:
     assert isthmus("local", "region", "kill", "ap").returncode == Exit.OK
     try:

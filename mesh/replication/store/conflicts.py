@@ -14,26 +14,38 @@ TABLES = """
 CREATE TABLE conflicts (
   place INTEGER PRIMARY KEY AUTOINCREMENT, type TEXT NOT NULL, key TEXT NOT NULL,
   generation INTEGER NOT NULL, path BLOB NOT NULL, rule INTEGER NOT NULL,
-  read BLOB NOT NULL, other BLOB NOT NULL
+  read BLOB NOT NULL, other BLOB NOT NULL, before INTEGER NOT NULL
 );
+CREATE INDEX conflicts_by_size ON conflicts (before);
 """
 KEPT = 1000
-"""How many conflicts of a group are kept."""
+KEPT_BYTES = 4 << 20
+"""How many conflicts of a group are kept, and how many bytes of values in them: the newest."""
 
 
 def keep(cursor: sqlite3.Cursor, conflicts: Sequence[Conflict]) -> None:
-    """Stores conflicts in the transaction of the changes that showed them; drops the oldest."""
+    """Stores conflicts in the transaction of the changes that showed them; drops the oldest.
+
+    `before` are the bytes of all values of the conflicts before one, so what goes is found at once.
+    """
+    last = cursor.execute(
+        "SELECT before + length(read) + length(other) FROM conflicts ORDER BY place DESC LIMIT 1"
+    ).fetchone()
+    size = last[0] if last else 0
+    rows = []
+    for each in conflicts[-KEPT:]:
+        read, other = _encode(each.read), _encode(each.other)
+        rows.append((*each.entity, each.generation, each.path, each.rule, read, other, size))
+        size += len(read) + len(other)
     cursor.executemany(
-        "INSERT INTO conflicts (type, key, generation, path, rule, read, other)"
-        " VALUES (?, ?, ?, ?, ?, ?, ?)",
-        [
-            (*c.entity, c.generation, c.path, c.rule, _encode(c.read), _encode(c.other))
-            for c in conflicts[-KEPT:]
-        ],
+        "INSERT INTO conflicts (type, key, generation, path, rule, read, other, before)"
+        " VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        rows,
     )
     cursor.execute(
         "DELETE FROM conflicts WHERE place <= (SELECT max(place) FROM conflicts) - ?", (KEPT,)
     )
+    cursor.execute("DELETE FROM conflicts WHERE before < ?", (size - KEPT_BYTES,))
 
 
 def kept(reader: sqlite3.Connection, entity: EntityKey | None, most: int) -> list[Conflict]:

@@ -261,6 +261,7 @@ async def test_reflection_lists_what_is_served(overview: Running, channels: Runn
         } < await listed(everything)
         assert await listed(own) == {
             "isthmus.mesh.v1.StatusService",
+            "isthmus.replication.v1.ConflictsService",
             "isthmus.replication.v1.FeedService",
             "isthmus.replication.v1.LinkService",
             "isthmus.replication.v1.MembersService",

@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from isthmus.options.v1 import options_pb2 as isthmus_dot_options_dot_v1_dot_options__pb2
+from isthmus.replication.v1 import conflict_pb2 as isthmus_dot_replication_dot_v1_dot_conflict__pb2
 from isthmus.replication.v1 import frame_pb2 as isthmus_dot_replication_dot_v1_dot_frame__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/replication/v1/feed.proto\x12\x16isthmus.replication.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a isthmus/options/v1/options.proto\x1a\"isthmus/replication/v1/frame.proto\"2\n\x0cWatchRequest\x12\"\n\x05types\x18\x01 \x03(\tB\x0c\xbaH\t\x92\x01\x06\"\x04r\x02\x10\x01R\x05types\"\xce\x01\n\rWatchResponse\x12\x41\n\x08\x65ntities\x18\x01 \x01(\x0b\x32#.isthmus.replication.v1.EntityBatchH\x00R\x08\x65ntities\x12\x38\n\x06synced\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.SyncedH\x00R\x06synced\x12\x35\n\x05reach\x18\x03 \x01(\x0b\x32\x1d.isthmus.replication.v1.ReachH\x00R\x05reachB\t\n\x07message\"M\n\x0b\x45ntityBatch\x12>\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\".isthmus.replication.v1.EntityViewR\x08\x65ntities\"@\n\x06Synced\x12\x36\n\x06vector\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\"F\n\x05Reach\x12=\n\x07regions\x18\x01 \x03(\x0b\x32#.isthmus.replication.v1.RegionReachR\x07regions\"~\n\x0bRegionReach\x12\x16\n\x06region\x18\x01 \x01(\tR\x06region\x12\x1c\n\treachable\x18\x02 \x01(\x08R\treachable\x12\x39\n\nlast_heard\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tlastHeard\"\xc7\x01\n\nEntityView\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n\x05value\x18\x03 \x01(\x0cR\x05value\x12\x18\n\x07\x64\x65leted\x18\x04 \x01(\x08R\x07\x64\x65leted\x12\x1e\n\ngeneration\x18\x05 \x01(\x04R\ngeneration\x12\x43\n\x0blast_change\x18\x06 \x01(\x0b\x32\".isthmus.replication.v1.LastChangeR\nlastChange\"\x8a\x01\n\nLastChange\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x36\n\x06origin\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time2\xc6\x01\n\x0b\x46\x65\x65\x64Service\x12\x85\x01\n\x05Watch\x12$.isthmus.replication.v1.WatchRequest\x1a%.isthmus.replication.v1.WatchResponse\"-\x90\x02\x01\xf2\xab\x19&\n\x1d\n\x07\x64\x65vices\n\x08\x63hannels\n\x08overview(\x02\x42\x03\x08\x90\x1c\x30\x01\x1a/\xea\xab\x19+\n\x01*\x1a\x08platform\"\x1c\x64ocs/runbooks/replication.mdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!isthmus/replication/v1/feed.proto\x12\x16isthmus.replication.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a isthmus/options/v1/options.proto\x1a%isthmus/replication/v1/conflict.proto\x1a\"isthmus/replication/v1/frame.proto\"2\n\x0cWatchRequest\x12\"\n\x05types\x18\x01 \x03(\tB\x0c\xbaH\t\x92\x01\x06\"\x04r\x02\x10\x01R\x05types\"\xce\x01\n\rWatchResponse\x12\x41\n\x08\x65ntities\x18\x01 \x01(\x0b\x32#.isthmus.replication.v1.EntityBatchH\x00R\x08\x65ntities\x12\x38\n\x06synced\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.SyncedH\x00R\x06synced\x12\x35\n\x05reach\x18\x03 \x01(\x0b\x32\x1d.isthmus.replication.v1.ReachH\x00R\x05reachB\t\n\x07message\"\x91\x01\n\x0b\x45ntityBatch\x12>\n\x08\x65ntities\x18\x01 \x03(\x0b\x32\".isthmus.replication.v1.EntityViewR\x08\x65ntities\x12\x42\n\tconflicts\x18\x02 \x03(\x0b\x32$.isthmus.replication.v1.ConflictViewR\tconflicts\"@\n\x06Synced\x12\x36\n\x06vector\x18\x01 \x01(\x0b\x32\x1e.isthmus.replication.v1.VectorR\x06vector\"F\n\x05Reach\x12=\n\x07regions\x18\x01 \x03(\x0b\x32#.isthmus.replication.v1.RegionReachR\x07regions\"~\n\x0bRegionReach\x12\x16\n\x06region\x18\x01 \x01(\tR\x06region\x12\x1c\n\treachable\x18\x02 \x01(\x08R\treachable\x12\x39\n\nlast_heard\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\tlastHeard\"\xc7\x01\n\nEntityView\x12\x12\n\x04type\x18\x01 \x01(\tR\x04type\x12\x10\n\x03key\x18\x02 \x01(\tR\x03key\x12\x14\n\x05value\x18\x03 \x01(\x0cR\x05value\x12\x18\n\x07\x64\x65leted\x18\x04 \x01(\x08R\x07\x64\x65leted\x12\x1e\n\ngeneration\x18\x05 \x01(\x04R\ngeneration\x12\x43\n\x0blast_change\x18\x06 \x01(\x0b\x32\".isthmus.replication.v1.LastChangeR\nlastChange\"\x8a\x01\n\nLastChange\x12\x14\n\x05\x61\x63tor\x18\x01 \x01(\tR\x05\x61\x63tor\x12\x36\n\x06origin\x18\x02 \x01(\x0b\x32\x1e.isthmus.replication.v1.OriginR\x06origin\x12.\n\x04time\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.TimestampR\x04time2\xc6\x01\n\x0b\x46\x65\x65\x64Service\x12\x85\x01\n\x05Watch\x12$.isthmus.replication.v1.WatchRequest\x1a%.isthmus.replication.v1.WatchResponse\"-\x90\x02\x01\xf2\xab\x19&\n\x1d\n\x07\x64\x65vices\n\x08\x63hannels\n\x08overview(\x02\x42\x03\x08\x90\x1c\x30\x01\x1a/\xea\xab\x19+\n\x01*\x1a\x08platform\"\x1c\x64ocs/runbooks/replication.mdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,22 +41,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_FEEDSERVICE']._serialized_options = b'\352\253\031+\n\001*\032\010platform\"\034docs/runbooks/replication.md'
   _globals['_FEEDSERVICE'].methods_by_name['Watch']._loaded_options = None
   _globals['_FEEDSERVICE'].methods_by_name['Watch']._serialized_options = b'\220\002\001\362\253\031&\n\035\n\007devices\n\010channels\n\010overview(\002B\003\010\220\034'
-  _globals['_WATCHREQUEST']._serialized_start=164
-  _globals['_WATCHREQUEST']._serialized_end=214
-  _globals['_WATCHRESPONSE']._serialized_start=217
-  _globals['_WATCHRESPONSE']._serialized_end=423
-  _globals['_ENTITYBATCH']._serialized_start=425
-  _globals['_ENTITYBATCH']._serialized_end=502
-  _globals['_SYNCED']._serialized_start=504
-  _globals['_SYNCED']._serialized_end=568
-  _globals['_REACH']._serialized_start=570
-  _globals['_REACH']._serialized_end=640
-  _globals['_REGIONREACH']._serialized_start=642
-  _globals['_REGIONREACH']._serialized_end=768
-  _globals['_ENTITYVIEW']._serialized_start=771
-  _globals['_ENTITYVIEW']._serialized_end=970
-  _globals['_LASTCHANGE']._serialized_start=973
-  _globals['_LASTCHANGE']._serialized_end=1111
-  _globals['_FEEDSERVICE']._serialized_start=1114
-  _globals['_FEEDSERVICE']._serialized_end=1312
+  _globals['_WATCHREQUEST']._serialized_start=203
+  _globals['_WATCHREQUEST']._serialized_end=253
+  _globals['_WATCHRESPONSE']._serialized_start=256
+  _globals['_WATCHRESPONSE']._serialized_end=462
+  _globals['_ENTITYBATCH']._serialized_start=465
+  _globals['_ENTITYBATCH']._serialized_end=610
+  _globals['_SYNCED']._serialized_start=612
+  _globals['_SYNCED']._serialized_end=676
+  _globals['_REACH']._serialized_start=678
+  _globals['_REACH']._serialized_end=748
+  _globals['_REGIONREACH']._serialized_start=750
+  _globals['_REGIONREACH']._serialized_end=876
+  _globals['_ENTITYVIEW']._serialized_start=879
+  _globals['_ENTITYVIEW']._serialized_end=1078
+  _globals['_LASTCHANGE']._serialized_start=1081
+  _globals['_LASTCHANGE']._serialized_end=1219
+  _globals['_FEEDSERVICE']._serialized_start=1222
+  _globals['_FEEDSERVICE']._serialized_end=1420
 # @@protoc_insertion_point(module_scope)
