@@ -24,6 +24,7 @@ from mesh.replication.core.rules.parked import Kept
 from mesh.replication.core.sending import Sender
 from mesh.replication.store.sqlite import SqliteStore
 from tests.support.regions import CHANNEL, MemoryLog, Region
+from tests.support.signing import MemorySigning, keyring
 
 Channel = channel_pb2.Channel
 OLDER = Known(KNOWN.rules - {SET}, KNOWN.kinds - {entities.DELETE})
@@ -53,7 +54,7 @@ class Keeper:
     def take(self, region: Region) -> None:
         """All that a region wrote."""
         for frame in region.log.frames:
-            self.journal.receive(frame.body, frame.hash, 1_000_000)
+            self.journal.receive(frame.body, frame.hash, 1_000_000, None, frame.signature)
         while (batch := self.journal.next_batch()) is not None:
             self.store.commit(batch)
             self.journal.stored(batch)
@@ -312,7 +313,10 @@ def test_a_snapshot_brings_what_is_parked(eu: Region, tmp_path: Path, known: Kno
     us = Keeper(tmp_path, OLDER)
     us.take(eu)
     ap = Region("ap", ["eu", "us"])
-    ap.journal = Journal("ap", ["eu", "us"], b"digest", Recovered(), 1, 0, known=known)
+    keys = keyring("ap")
+    key = MemorySigning("eu").key()
+    assert key is not None and not keys.learn(key.statement, "us")
+    ap.journal = Journal("ap", ["eu", "us"], b"digest", Recovered(), 1, 0, known=known, keys=keys)
     capture = us.journal.capture(b"id", 1_000_000)
     ap.journal.intake.accept("us", 1_000_000)
     start = SnapshotStart(header=capture.header.encode())
