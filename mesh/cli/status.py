@@ -84,7 +84,7 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
             whom = ask[standing.workload] if standing.edge else f"see {_REGION_DOWN}"
             print(f"{standing.region}/{standing.workload}: {standing.problem}: {whom}")
         else:
-            for line in _waiting(standing.status):
+            for line in [*_snapshot(standing.status), *_waiting(standing.status)]:
                 print(f"{standing.region}/{standing.workload}: {line}")
     for standing in standings:
         for line in _parked(standing):
@@ -163,6 +163,20 @@ def _parked(standing: Standing) -> list[str]:
         + (f" since {output.local_time(each.since.ToDatetime())}" if each.HasField("since") else "")
         + ": a newer version will read them, see docs/runbooks/replication.md"
         for each in status.group.parked
+    ]
+
+
+def _snapshot(status: GetStatusResponse) -> list[str]:
+    """How far a snapshot has come in."""
+    from mesh.cli import output
+
+    group, snapshot = status.group, status.group.snapshot
+    if not group.HasField("snapshot"):
+        return []
+    part = f"{100 * snapshot.entities_taken // snapshot.entities} %" if snapshot.entities else "all"
+    return [
+        f"{group.group}: takes a snapshot from {snapshot.peer}: {snapshot.entities_taken} of "
+        f"{snapshot.entities} entities ({part}), {output.size(snapshot.bytes_taken)}"
     ]
 
 

@@ -95,5 +95,8 @@ class Horizon:
         if progress is None:
             return None
         return status_pb2.SnapshotStatus(
-            peer=progress.peer, entities_taken=progress.taken, entities=progress.total
+            peer=progress.peer,
+            entities_taken=progress.taken,
+            entities=progress.total,
+            bytes_taken=progress.bytes,
         )

@@ -45,11 +45,12 @@ TAKEOVER_MS = 10_000
 
 
 class Progress(NamedTuple):
-    """How far a snapshot has come in, in entities; `peer` is empty after a restart."""
+    """How far a snapshot has come in: entities of all that there are, and bytes of its pieces."""
 
     peer: str
     taken: int
     total: int
+    bytes: int
 
 
 class Intake:
@@ -83,7 +84,7 @@ class Intake:
         self._receipts: list[Receipt] = []
         self._unread: set[EntityKey] = set()
         self._hash = start(header.encode())
-        self._count = 0
+        self._count = self._bytes = 0
         self._complete = False
         self._unsaid = True
 
@@ -155,6 +156,7 @@ class Intake:
         self._receipts += receipts
         self._hash = piece.hash
         self._count += 1
+        self._bytes += len(piece.body)
         self._complete = piece.last
 
     def durable(self, id: bytes, number: int) -> bool:
@@ -171,7 +173,7 @@ class Intake:
         """How far a snapshot has come in; None if none is under way."""
         if self._begin is None:
             return None
-        return Progress(self._peer, len(self._states), self._begin.entities)
+        return Progress(self._peer, len(self._states), self._begin.entities, self._bytes)
 
     # What the journal does.
 

@@ -8,6 +8,7 @@ introduces each (`isthmus.replication.v1.OriginKey`). Making and checking both i
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from enum import Enum
 from typing import NamedTuple, Protocol
 
@@ -68,9 +69,9 @@ class Verdict(Enum):
 class Keyring:
     """The keys of a group, as one region knows them.
 
-    `stored` are the statements that were believed before. Without `signing` nothing is signed and
-    nothing is proven: a region takes no relayed frame then. Raises `SignatureInvalid` if a stored
-    statement is damaged.
+    `stored` are the statements that were believed before; those that are damaged are passed over,
+    for peers introduce their keys again. Without `signing` nothing is signed and nothing is proven:
+    a region takes no relayed frame then.
     """
 
     def __init__(
@@ -84,8 +85,9 @@ class Keyring:
         for statement in stored:
             if signing is not None:
                 # They were checked when they came; their certificates may have ended since.
-                key = signing.read(statement)
-                self._keys[key.id] = key
+                with suppress(SignatureInvalid):
+                    key = signing.read(statement)
+                    self._keys[key.id] = key
 
     def sign(self, head: Head) -> bytes:
         """The signature of the own head; empty while the region has no identity."""

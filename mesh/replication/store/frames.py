@@ -12,8 +12,8 @@ from mesh.replication.core.recovery import Position
 TABLES = """
 CREATE TABLE frames (
   place INTEGER PRIMARY KEY, region TEXT NOT NULL, incarnation INTEGER NOT NULL,
-  first INTEGER NOT NULL, last INTEGER NOT NULL, body BLOB NOT NULL, hash BLOB NOT NULL,
-  signature BLOB NOT NULL
+  first INTEGER NOT NULL, last INTEGER NOT NULL, hash BLOB NOT NULL, signature BLOB NOT NULL,
+  body BLOB NOT NULL
 );
 CREATE UNIQUE INDEX frames_by_origin ON frames (region, incarnation, last);
 CREATE TABLE positions (

@@ -104,6 +104,9 @@ class SqliteStore:
                 f"{path}: {damage}: restore a backup, no other region has it"
             ) from None
         recovered.staged = snapshots.staged(reader)
+        if recovered.staged is None:  # else its positions may need some
+            with self._database.transaction() as cursor:
+                keys.trim(cursor)
         recovered.keys = keys.load(reader)
         if recovered.gone:
             # What was parked goes in one transaction with the states that have it now.

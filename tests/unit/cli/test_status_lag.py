@@ -6,7 +6,7 @@ from google.protobuf.duration_pb2 import Duration
 from isthmus.mesh.v1 import status_pb2
 from isthmus.replication.v1 import frame_pb2, lag_pb2, link_pb2
 
-from mesh.cli.status import _lags, _waiting
+from mesh.cli.status import _lags, _snapshot, _waiting
 
 
 def group(**fields: object) -> status_pb2.GetStatusResponse:
@@ -53,3 +53,15 @@ def test_what_waits_says_for_what() -> None:
         "channels: 1 frames of eu (50 bytes) wait for its signature (relayed by ap): no root",
         "channels: 1 frames of us (50 bytes) wait for the disk",
     ]
+
+
+def test_a_snapshot_under_way_says_from_whom_and_how_far() -> None:
+    assert _snapshot(group()) == []
+    half = status_pb2.SnapshotStatus(
+        peer="eu", entities_taken=1200, entities=4000, bytes_taken=3 << 20
+    )
+    assert _snapshot(group(snapshot=half)) == [
+        "channels: takes a snapshot from eu: 1200 of 4000 entities (30 %), 3.0 MiB"
+    ]
+    (line,) = _snapshot(group(snapshot=status_pb2.SnapshotStatus(peer="eu")))
+    assert "0 of 0 entities (all)" in line

@@ -86,7 +86,9 @@ async def test_a_snapshot_goes_on_after_the_taker_starts_again(tmp_path: Path) -
             await us.stop()
             broken = False
             await us.start()
-            assert us.group.status().snapshot.entities_taken
+            snapshot = us.group.status().snapshot
+            assert snapshot.peer == "eu" and snapshot.entities == 200
+            assert snapshot.entities_taken and snapshot.bytes_taken > 20 * 400
             await until(lambda: equal(eu, us))
         assert made.count(0) == 1
 

@@ -214,20 +214,24 @@ class SnapshotStatus(_message.Message):
     PEER_FIELD_NUMBER: _builtins.int
     ENTITIES_TAKEN_FIELD_NUMBER: _builtins.int
     ENTITIES_FIELD_NUMBER: _builtins.int
+    BYTES_TAKEN_FIELD_NUMBER: _builtins.int
     peer: _builtins.str
     """The region that sends it."""
     entities_taken: _builtins.int
     entities: _builtins.int
+    bytes_taken: _builtins.int
+    """Of its pieces, as they came."""
     def __init__(
         self,
         *,
         peer: _builtins.str = ...,
         entities_taken: _builtins.int = ...,
         entities: _builtins.int = ...,
+        bytes_taken: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["entities", b"entities", "entities_taken", b"entities_taken", "peer", b"peer"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bytes_taken", b"bytes_taken", "entities", b"entities", "entities_taken", b"entities_taken", "peer", b"peer"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
