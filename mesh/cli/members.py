@@ -123,16 +123,42 @@ def home(
 
 
 @app.command()
-def restore(name: RegionName, mesh: MeshPath = MESH, as_json: AsJson = False) -> int:
+def restore(
+    name: RegionName,
+    set_aside: Annotated[
+        str,
+        typer.Option(
+            "--set-aside",
+            help="First move this group's store away, which is damaged beyond repair.",
+            metavar="GROUP",
+        ),
+    ] = "",
+    mesh: MeshPath = MESH,
+    as_json: AsJson = False,
+) -> int:
     """Shows what a region's restored or lost store means, and how far it is with fetching.
 
     Before the region is started: what its peers will give back. After: which life it took, and
     what it fetched. Exits with 1 while something is to be fetched or decided.
+
+    With `--set-aside` on the machine that holds the store, the region begins with an empty one when
+    it starts next. Keep the other: what the region had acknowledged and never sent is in it alone,
+    and so are values that stay in their home region.
     """
     from mesh.cli import output
     from mesh.cli.exits import Exit
-    from mesh.cli.restoring import reports
+    from mesh.cli.restoring import put_aside, reports
 
+    if set_aside:
+        where = put_aside(mesh, name, set_aside)
+        if as_json:
+            output.print_json({"region": name, "group": set_aside, "set_aside": str(where)})
+        else:
+            print(
+                f"{set_aside}: the store of {name} is in {where} now; start {name}, and look how "
+                f"far it is with `isthmus members restore {name}`"
+            )
+        return Exit.OK
     found = reports(mesh, name)
     if as_json:
         output.print_json({"region": name, "groups": [vars(report) for report in found]})

@@ -11,7 +11,10 @@ from isthmus.replication.v1.members_pb2 import MembersStatus, MemberStatus
 
 from mesh.cli.exits import CommandError, Exit
 from mesh.cli.failures import explain
-from mesh.cli.memberships import state_of, statuses
+from mesh.cli.memberships import owners, state_of, statuses
+from mesh.local.layout import Layout
+from mesh.replication import set_aside
+from mesh.replication.errors import StoreLocked
 from mesh.topology import load
 
 _STARTS = {
@@ -22,6 +25,9 @@ _STARTS = {
     ),
     members_pb2.LIFE_START_RESTORED_BACKUP: (
         "took a new incarnation, since its peers knew more of it than its store"
+    ),
+    members_pb2.LIFE_START_DAMAGED_JOURNAL: (
+        "took a new incarnation, since its journal was damaged and had to be cut"
     ),
 }
 
@@ -60,6 +66,26 @@ def reports(mesh: Path, region: str) -> list[Report]:
             Exit.UNREACHABLE,
         )
     return [_report(region, group, own.get(group), peers) for group in groups]
+
+
+def put_aside(mesh: Path, region: str, group: str) -> Path:
+    """Moves a group's store out of a region's way, on this machine. Returns where it is.
+
+    Raises `CommandError` if there is none, or if a process has it open.
+    """
+    topology = load(mesh)
+    workload = owners(mesh, [group])[group]
+    folder = Layout.of(topology).place(topology.region(region).name, workload).data
+    try:
+        aside = set_aside(folder, group) if folder.exists() else None
+    except StoreLocked as error:
+        raise CommandError(str(error), Exit.CONFLICT) from None
+    if aside is None:
+        raise CommandError(
+            f"{folder} holds no store of {group}: run this on the machine that does",
+            Exit.NOT_FOUND,
+        )
+    return aside
 
 
 def _asked(mesh: Path, region: str) -> Mapping[str, MembersStatus]:

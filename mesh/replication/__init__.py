@@ -34,6 +34,7 @@ from mesh.replication.group import Group
 from mesh.replication.membership import Limits
 from mesh.replication.serve import LinkServicer
 from mesh.replication.signing import WorkloadSigning
+from mesh.replication.store.database import set_aside
 from mesh.replication.transaction import Transaction
 from mesh.replication.views import (
     Applied,
@@ -99,4 +100,5 @@ __all__ = [
     "WriteNotStored",
     "decisions",
     "follow_feed",
+    "set_aside",
 ]

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field, replace
 from mesh.replication.core import entities, snapshots
 from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState, checksum
+from mesh.replication.core.errors import JournalDamaged
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
 from mesh.replication.core.grants import Operation
 from mesh.replication.core.journal import Recovered
@@ -179,7 +180,9 @@ class Disk:
             key=lambda frame: frame.place,
         )
         rows = ((entity, *row) for entity, row in self._states.items())
-        recovered = recover(rows, self._positions, ordered, known)
+        recovered = recover(rows, self._positions, ordered, lambda *_: None, known)
+        if recovered.cut:
+            raise JournalDamaged(f"nothing damaged it: {recovered.cut}")
         if self._header is not None:
             recovered.staged = Staged(self._header, list(self._pieces))
         recovered.residents = self._residents()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from enum import Enum
 from itertools import chain
@@ -28,9 +29,11 @@ from mesh.replication.core.clocks import (
 )
 from mesh.replication.core.columns import Columns, joined
 from mesh.replication.core.conflicts import Conflict
+from mesh.replication.core.damage import STORED_FRAME, FramePlace
 from mesh.replication.core.entities import EntityKey, EntityState, join
 from mesh.replication.core.errors import (
     ChainBroken,
+    LinkFault,
     NotAMember,
     RestoredBackup,
     WrongRegion,
@@ -40,6 +43,7 @@ from mesh.replication.core.frames import (
     MAX_BYTES,
     MAX_CHANGES,
     Frame,
+    StoredFrame,
     build,
     follow,
     parse,
@@ -78,6 +82,7 @@ class LifeStart(Enum):
     CONTINUED = 2
     UNCONFIRMED = 3
     RESTORED_BACKUP = 4
+    DAMAGED_JOURNAL = 5
 
 
 class Seen(NamedTuple):
@@ -166,7 +171,9 @@ class Recovered:
     `replayed` are the entities whose stored state is behind `states`; `fingerprints` are those of
     states as stored; `damaged` are entities whose stored state could not be read, and why.
     `staged` is a snapshot that had come in part. `gone` are entities that are stored and no longer
-    there; `parked` are those in which something waits for a newer version.
+    there; `parked` are those in which something waits for a newer version. `cut` are the frames,
+    by origin and first change, before which the journal had to be cut: they are damaged or missing;
+    `loose` are frames behind that.
     """
 
     states: dict[EntityKey, EntityState] = field(default_factory=dict)
@@ -183,6 +190,8 @@ class Recovered:
     parked: set[EntityKey] = field(default_factory=set)
     signatures: dict[Origin, bytes] = field(default_factory=dict)
     keys: list[bytes] = field(default_factory=list)
+    cut: list[FramePlace] = field(default_factory=list)
+    loose: list[StoredFrame] = field(default_factory=list)
 
 
 class Journal:
@@ -262,6 +271,24 @@ class Journal:
         self.start = LifeStart.CONTINUED if lives else LifeStart.EMPTY_STORE
         self.recovered = {life: self.vector[life] for life in lives}
         """How much of each of the region's lives the store held."""
+        self._salvage(recovered, now_ms)
+
+    def _salvage(self, recovered: Recovered, now_ms: int) -> None:
+        """Goes on after damage: what the cut took off the journal comes from peers, or is loose."""
+        for place in recovered.cut:
+            detail = "the journal is damaged here, and goes on before it"
+            self.integrity.damages.add(STORED_FRAME, place, now_ms, detail)
+        ended = {origin for origin, _ in recovered.cut} | {f.origin for f in recovered.loose}
+        if self.origin in ended or (
+            not self.recovered and any(origin.region == self.region for origin in ended)
+        ):
+            # What that life wrote beyond this is not to be written anew.
+            self._renew(now_ms, LifeStart.DAMAGED_JOURNAL)
+        for stored in recovered.loose:
+            with suppress(LinkFault):  # it does not follow from what is here: it stays loose
+                frame = parse(stored.body, stored.hash, self.known)
+                frame.signature = stored.signature
+                self.take(frame)
 
     def _incarnation(self, now_ms: int) -> int:
         return now_ms << SALT_BITS | self._salt

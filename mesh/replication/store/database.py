@@ -6,6 +6,7 @@ WAL with `synchronous=FULL`: what a transaction returned for survives a power cu
 from __future__ import annotations
 
 import fcntl
+import itertools
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
@@ -46,6 +47,10 @@ class Database:
     ) -> None:
         self._broken: StoreBroken | None = None
         self.path = folder / f"{group}.sqlite3"
+        self.remedy = (
+            "start the region with an empty store, which fetches what its peers hold: "
+            f"`isthmus members restore {region} --set-aside {group}`"
+        )
         try:
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._lock = os.open(folder / f"{group}.lock", os.O_RDWR | os.O_CREAT, 0o600)
@@ -77,7 +82,7 @@ class Database:
             if not objects:
                 self._create(group, region, tables)
             elif self._number("PRAGMA application_id") != _APPLICATION_ID or version < FORMAT:
-                raise StoreCorrupt(f"{self.path} is not a store of Isthmus: move it away")
+                raise StoreCorrupt(f"{self.path} is not a store of Isthmus: {self.remedy}")
             self._check("group", group)
             self._check("region", region)
             self.writer.execute(
@@ -160,16 +165,38 @@ class Database:
         if code == sqlite3.SQLITE_FULL:
             return StoreFull(f"no space is left for {self.path}: make room, writes resume then")
         if code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            return StoreCorrupt(
-                f"{self.path} is damaged ({error}): move it away and restart; the region then "
-                "fetches everything from its peers"
-            )
+            return StoreCorrupt(f"{self.path} is damaged ({error}): {self.remedy}")
         if code == sqlite3.SQLITE_IOERR:
             self._broken = StoreBroken(
                 f"{self.path}: {error}: the last commit is in doubt; look at the disk, and restart"
             )
             return self._broken
         return StoreError(f"{self.path}: {error}")
+
+
+def set_aside(folder: Path, group: str) -> Path | None:
+    """Moves a group's database out of the way; None if there is none. Returns where it is.
+
+    Raises `StoreLocked` while a process has it open.
+    """
+    path = folder / f"{group}.sqlite3"
+    if not path.exists():
+        return None
+    lock = os.open(folder / f"{group}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = (folder / f"{group}.set-aside-{number}" for number in itertools.count(1))
+        aside = next(each for each in taken if not each.exists())
+        aside.mkdir(mode=0o700)
+        # The database last: a new one must not meet the log of the old.
+        for each in sorted(folder.glob(f"{path.name}*"), reverse=True):
+            each.rename(aside / each.name)
+        _sync_folder(folder)
+    except BlockingIOError:
+        raise StoreLocked(f"{path} is open in another process: stop that one") from None
+    finally:
+        os.close(lock)
+    return aside
 
 
 def _sync_folder(folder: Path) -> None:

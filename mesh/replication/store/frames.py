@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.frames import Frame, StoredFrame
+from mesh.replication.core.journal import Recovered
 from mesh.replication.core.recovery import Position
 
 TABLES = """
@@ -33,7 +34,9 @@ def append(cursor: sqlite3.Cursor, frames: Iterable[Frame]) -> list[StoredFrame]
     for frame in frames:
         columns = (frame.first, frame.last, frame.body, frame.hash, frame.signature)
         cursor.execute(
-            "INSERT INTO frames (region, incarnation, first, last, body, hash, signature)"
+            # A loose one, from behind a cut, may be there.
+            "INSERT OR REPLACE INTO frames"
+            " (region, incarnation, first, last, body, hash, signature)"
             " VALUES (?, ?, ?, ?, ?, ?, ?)",
             (*frame.origin, *columns),
         )
@@ -68,11 +71,42 @@ def positions(reader: sqlite3.Connection) -> dict[Origin, Position]:
     return {Origin(row[0], row[1]): Position(*row[2:]) for row in rows}
 
 
+def set_back(cursor: sqlite3.Cursor, recovered: Recovered) -> None:
+    """Origins end where the journal is cut."""
+    cursor.executemany(
+        "DELETE FROM positions WHERE region = ? AND incarnation = ?",
+        positions(cursor.connection).keys() - recovered.vector.keys(),
+    )
+    cursor.executemany(
+        "UPDATE positions SET sequence = ?, hash = ?, clock = ?, signature = ?"
+        " WHERE region = ? AND incarnation = ?",
+        [
+            (
+                sequence,
+                recovered.heads[origin],
+                recovered.clocks[origin],
+                recovered.signatures[origin],
+                *origin,
+            )
+            for origin, sequence in recovered.vector.items()
+        ],
+    )
+
+
+def at(reader: sqlite3.Connection, origin: Origin, last: int) -> StoredFrame | None:
+    """The frame of an origin that ends at a sequence number."""
+    row = reader.execute(
+        f"{_SELECT} WHERE region = ? AND incarnation = ? AND last = ?", (*origin, last)
+    ).fetchone()
+    return None if row is None else _stored(row)
+
+
 def unflushed(reader: sqlite3.Connection) -> Iterator[StoredFrame]:
     """The frames from the first on that is above the watermark, in the order of their commits."""
     first = reader.execute(
-        "SELECT min(place) FROM frames JOIN positions USING (region, incarnation)"
-        " WHERE last > flushed"
+        # Of an origin without a position all are loose.
+        "SELECT min(place) FROM frames LEFT JOIN positions USING (region, incarnation)"
+        " WHERE last > coalesce(flushed, 0)"
     ).fetchone()[0]
     if first is None:
         return iter(())

@@ -7,6 +7,7 @@ loads it and replays the journal above the watermark of the last flush that was 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 
 from mesh.replication.core.clocks import Origin, milliseconds
@@ -89,14 +90,16 @@ class SqliteStore:
                 states.load(reader),
                 frames.positions(reader),
                 frames.unflushed(reader),
+                partial(frames.at, reader),
                 self._known,
             )
         except FormatUnknown as fault:
             raise StoreTooNew(f"{path} cannot be read by this version: {fault}") from None
         except JournalDamaged as damage:
-            raise StoreCorrupt(
-                f"{path}: {damage}: move the store away, peers hold the rest"
-            ) from None
+            raise StoreCorrupt(f"{path}: {damage}: {self._database.remedy}") from None
+        if recovered.cut:
+            with self._database.transaction() as cursor:
+                frames.set_back(cursor, recovered)
         try:
             recovered.residents = residents.load(reader, self._known.rules)
         except JournalDamaged as damage:

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 from isthmus.replication.v1 import member_pb2, members_pb2
 
+from mesh.cli.exits import Exit
+from mesh.cli.main import run
 from mesh.cli.memberships import remarks
 from mesh.cli.restoring import _report
 
@@ -69,3 +74,27 @@ def test_an_evicted_region_is_told_how_it_comes_back() -> None:
     report = _report("us", "channels", own, peers)
     assert report.state == "EVICTED" and not report.whole
     assert "isthmus members rejoin us" in report.sentence
+
+
+def test_a_store_is_set_aside(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    mesh = tmp_path / "mesh.yaml"
+    mesh.write_text((Path(__file__).resolve().parents[3] / "mesh.yaml").read_text())
+    command = ("members", "restore", "eu", "--set-aside", "channels", "--mesh", str(mesh))
+    assert run(command) == Exit.NOT_FOUND
+    assert "holds no store of channels" in capsys.readouterr().err
+    data = tmp_path / ".isthmus" / "eu" / "channels" / "data"
+    data.mkdir(parents=True)
+    for suffix in ("", "-wal", "-shm"):
+        (data / f"channels.sqlite3{suffix}").write_text(suffix)
+    assert run(command) == Exit.OK
+    aside = data / "channels.set-aside-1"
+    assert str(aside) in capsys.readouterr().out
+    assert sorted(each.name for each in aside.iterdir()) == [
+        "channels.sqlite3",
+        "channels.sqlite3-shm",
+        "channels.sqlite3-wal",
+    ]
+    assert not list(data.glob("*.sqlite3*"))
+    assert run(("members", "restore", "eu", "--set-aside", "none", "--mesh", str(mesh))) == (
+        Exit.NOT_FOUND
+    )

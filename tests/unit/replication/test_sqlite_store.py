@@ -11,8 +11,9 @@ from isthmus.replication.v1 import snapshot_pb2
 
 from mesh.replication import errors
 from mesh.replication.core import snapshots
-from mesh.replication.core.journal import Journal, Recovered
+from mesh.replication.core.journal import Journal, LifeStart, Recovered
 from mesh.replication.core.receipts import KEPT_MS, Receipt
+from mesh.replication.store import keys
 from mesh.replication.store.sqlite import SqliteStore
 from mesh.replication.transaction import Transaction
 from tests.support.regions import CHANNEL, FIRST_OPERATOR, SCHEMA
@@ -174,34 +175,114 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
 
 def test_damage_is_named(tmp_path: Path) -> None:
     (tmp_path / "channels.sqlite3").write_bytes(b"no database at all" * 100)
-    with pytest.raises(errors.StoreCorrupt, match="move it away"):
+    with pytest.raises(errors.StoreCorrupt, match="--set-aside channels"):
         open_store(tmp_path)
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("damage", "left", "loose"),
     [
-        "UPDATE frames SET body = substr(body, 1, length(body) - 1) WHERE place = 2",
-        "DELETE FROM frames WHERE place = 2",
-        "DELETE FROM frames WHERE place = 3",
-        "UPDATE frames SET hash = zeroblob(32) WHERE place = 1",
+        ("UPDATE frames SET body = substr(body, 1, length(body) - 1) WHERE place = 2", 1, [2, 3]),
+        ("DELETE FROM frames WHERE place = 2", 1, [3]),
+        ("DELETE FROM frames WHERE place = 3", 2, []),
+        ("UPDATE frames SET hash = zeroblob(32) WHERE place = 1", 0, [1, 2, 3]),
     ],
 )
-def test_a_journal_that_was_tampered_with_is_noticed(tmp_path: Path, damage: str) -> None:
+def test_a_journal_that_was_tampered_with_is_cut_there(
+    tmp_path: Path, damage: str, left: int, loose: list[int]
+) -> None:
     store = open_store(tmp_path)
     writer = Writer(store)
     for step in range(3):
         writer.write("c1", f"t{step}")
         writer.commit()
+    origin = writer.journal.origin
     store.close()
-    connection = sqlite3.connect(tmp_path / "channels.sqlite3")
-    connection.execute(damage)
-    connection.commit()
-    connection.close()
+    _damage(tmp_path, damage)
+    for _ in range(2):  # and is the same when it is opened again
+        store = open_store(tmp_path)
+        recovered = store.recover()
+        store.close()
+        assert recovered.vector == ({origin: left} if left else {})
+        assert [frame.last for frame in recovered.loose] == loose
+        assert recovered.cut == ([(origin, left + 1)] if _ == 0 else [])
+    journal = Journal("eu", ["us"], b"", recovered, 2_000_000)
+    assert (journal.origin == origin) == (not loose and bool(left))
+
+
+def test_where_nothing_is_left_to_cut_to_the_store_is_refused(tmp_path: Path) -> None:
     store = open_store(tmp_path)
-    with pytest.raises(errors.StoreCorrupt):
+    writer = Writer(store)
+    for step in range(2):
+        writer.write("c1", f"t{step}")
+        writer.commit()
+        if not step:
+            store.flush(writer.journal.committed, dict(writer.journal.vector))
+    store.close()
+    _damage(tmp_path, "UPDATE frames SET hash = zeroblob(32)")
+    store = open_store(tmp_path)
+    with pytest.raises(errors.StoreCorrupt, match="members restore eu --set-aside channels"):
         store.recover()
     store.close()
+
+
+def test_a_cut_goes_back_to_the_watermark(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    writer = Writer(store)
+    for step in range(3):
+        writer.write("c1", f"t{step}")
+        writer.commit()
+        if not step:
+            store.flush(writer.journal.committed, dict(writer.journal.vector))
+            head = writer.journal.head(writer.journal.origin)
+    store.close()
+    _damage(tmp_path, "DELETE FROM frames WHERE place = 2")
+    store = open_store(tmp_path)
+    origin = writer.journal.origin
+    recovered = store.recover()
+    assert recovered.cut == [(origin, 2)] and [f.last for f in recovered.loose] == [3]
+    journal = Journal("eu", ["us"], b"", recovered, 2_000_000)
+    assert journal.head(origin) == head
+    assert journal.start is LifeStart.DAMAGED_JOURNAL and journal.origin > origin
+    assert not journal.waiting  # what is loose does not follow from the head
+    store.close()
+
+
+def test_keys_that_signed_nothing_held_are_forgotten(tmp_path: Path) -> None:
+    store = open_store(tmp_path)
+    writer = Writer(store)
+    writer.write("c1", "a")
+    writer.commit()
+    store.close()
+    _damage(tmp_path, "UPDATE frames SET signature = cast('k-in-a-frame-000' || 'sig' AS BLOB)")
+    _damage(tmp_path, "UPDATE positions SET signature = cast('k-at-a-head-0000' || 's' AS BLOB)")
+
+    def add(count: int) -> None:
+        connection = sqlite3.connect(tmp_path / "channels.sqlite3")
+        names = ["k-in-a-frame-000", "k-at-a-head-0000", *(f"k-{n:014}" for n in range(count))]
+        connection.executemany(
+            "INSERT OR REPLACE INTO keys VALUES (?, ?)", [(n.encode(), n.encode()) for n in names]
+        )
+        connection.commit()
+        connection.close()
+
+    def kept() -> set[bytes]:
+        store = open_store(tmp_path)
+        found = store.recover().keys
+        store.close()
+        return set(found)
+
+    add(keys.KEPT - 2)
+    assert len(kept()) == keys.KEPT
+    add(keys.KEPT)
+    assert kept() == {b"k-in-a-frame-000", b"k-at-a-head-0000"}
+
+
+def _damage(folder: Path, statement: str) -> None:
+    connection = sqlite3.connect(folder / "channels.sqlite3")
+    connection.execute(statement)
+    connection.commit()
+    connection.close()
 
 
 def test_receipts_are_kept_for_a_day(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ class _LifeStartEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_LifeStart.V
     """A write came before all peers had confirmed the store's tail, as after a restart."""
     LIFE_START_RESTORED_BACKUP: _LifeStart.ValueType  # 4
     """A peer knew more of it than the store: an old backup was restored."""
+    LIFE_START_DAMAGED_JOURNAL: _LifeStart.ValueType  # 5
+    """The journal of the life before was damaged, and had to be cut."""
 
 class LifeStart(_LifeStart, metaclass=_LifeStartEnumTypeWrapper):
     """How a region's present life began."""
@@ -71,6 +73,8 @@ LIFE_START_UNCONFIRMED: LifeStart.ValueType  # 3
 """A write came before all peers had confirmed the store's tail, as after a restart."""
 LIFE_START_RESTORED_BACKUP: LifeStart.ValueType  # 4
 """A peer knew more of it than the store: an old backup was restored."""
+LIFE_START_DAMAGED_JOURNAL: LifeStart.ValueType  # 5
+"""The journal of the life before was damaged, and had to be cut."""
 Global___LifeStart: _TypeAlias = LifeStart  # noqa: Y015
 
 @_typing.final
