@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 
 import grpc
@@ -115,7 +116,9 @@ def _time(noted: Noted) -> int:
 
 
 def message_of(type: str, value: bytes) -> Message:
-    """A serialized entity of a type of the contract."""
-    load_contract()
+    """A serialized entity of a type of the contract, or of members."""
+    entity = load_contract().entities.get(type)
+    if entity is not None:
+        import_module(entity.location.file.removesuffix(".proto").replace("/", ".") + "_pb2")
     descriptor = descriptor_pool.Default().FindMessageTypeByName(type)
     return message_factory.GetMessageClass(descriptor).FromString(value)

@@ -165,6 +165,7 @@ def test_conflicts_are_shown_with_both_values(isthmus: Run, channel_id: str) -> 
             assert isthmus(*update, "--region", region).returncode == Exit.OK
     finally:
         assert isthmus("local", "wan", "heal").returncode == Exit.OK
+    deadline = time.monotonic() + 60
     while "By ap" not in (shown := isthmus("conflicts", *entity).stdout):
         assert time.monotonic() < deadline, shown
     (row,) = [line for line in shown.splitlines() if "title" in line]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -115,6 +117,16 @@ def test_what_there_is_not_is_said(
 ) -> None:
     assert run(["conflicts", "--mesh", str(MESH), *given]) == Exit.NOT_FOUND
     assert message in capsys.readouterr().err
+
+
+def test_entities_are_read_by_a_process_that_knew_none() -> None:
+    code = (
+        f"from mesh.cli.noted import message_of; print(message_of({TYPE!r}, b'').DESCRIPTOR.name)"
+    )
+    shown = subprocess.run(
+        [sys.executable, "-c", code], cwd=MESH.parent, capture_output=True, text=True, check=False
+    )
+    assert shown.stdout == "Channel\n", shown.stderr
 
 
 def test_nobody_answers(
