@@ -10,8 +10,9 @@ value that it has by then. So a conflict is noted at least where one of the two 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
+from typing import Any, NamedTuple
 
 from mesh.replication.core import entities, homes
 from mesh.replication.core.cells import KEEP_BOTH, MAP, RULES, Stamp, Unseen, Version
@@ -42,6 +43,47 @@ class Conflict(NamedTuple):
     rule: int
     read: Version
     other: Version
+
+
+class Noted(Sequence[Conflict]):
+    """The conflicts of a commit, in order: told apart when they are read.
+
+    Where regions write the same entities at once there are more of them than anybody keeps.
+    """
+
+    def __init__(self) -> None:
+        self._notes: list[Callable[[], Iterable[Conflict]]] = []
+        self._all: list[Conflict] | None = None
+
+    def add(self, note: Callable[[], Iterable[Conflict]]) -> None:
+        """Takes a change that may conflict, and what tells."""
+        self._notes.append(note)
+
+    def newest(self, most: int) -> list[Conflict]:
+        """The last ones, in order: at least so many if there are."""
+        found: list[list[Conflict]] = []
+        count = 0
+        for note in reversed(self._notes):
+            if count >= most:
+                break
+            found.append(list(note()))
+            count += len(found[-1])
+        return list(chain.from_iterable(reversed(found)))
+
+    def _told(self) -> list[Conflict]:
+        if self._all is None:
+            self._all = [conflict for note in self._notes for conflict in note()]
+        return self._all
+
+    def __bool__(self) -> bool:
+        """Whether there may be any."""
+        return bool(self._notes)
+
+    def __len__(self) -> int:
+        return len(self._told())
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._told()[at]
 
 
 def unseen(frame: Frame, vector: Mapping[Origin, int]) -> Unseen:
@@ -77,6 +119,14 @@ def quiet(before: EntityState | None, generation: int, unknown: Unseen) -> bool:
             return True
         layer = layer.below
     return False
+
+
+def of_change(
+    before: EntityState | None, frame: Frame, at: int, unknown: Unseen
+) -> Iterator[Conflict]:
+    """As `between`, of one of a frame's changes."""
+    change = frame.change(at)
+    return between(before, change, entities.from_change(change), unknown)
 
 
 def between(

@@ -28,7 +28,7 @@ from mesh.replication.core.clocks import (
     milliseconds,
 )
 from mesh.replication.core.columns import Columns, joined
-from mesh.replication.core.conflicts import Conflict
+from mesh.replication.core.conflicts import Noted
 from mesh.replication.core.damage import STORED_FRAME, FramePlace
 from mesh.replication.core.entities import EntityKey, EntityState, join
 from mesh.replication.core.errors import (
@@ -156,7 +156,7 @@ class Visible:
     after: dict[EntityKey, EntityState] = field(default_factory=dict)
     living: int = 0
     frames: list[Frame] = field(default_factory=list)
-    conflicts: list[Conflict] = field(default_factory=list)
+    conflicts: Noted = field(default_factory=Noted)
     lost: list[Write] = field(default_factory=list)
     residents: Settled = field(default_factory=dict)
     doubled: list[Receipt] = field(default_factory=list)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from operator import is_, itemgetter
 
 from mesh.replication.core import conflicts, entities
 from mesh.replication.core.cells import Unseen, Version
 from mesh.replication.core.clocks import Vector
 from mesh.replication.core.columns import Columns
-from mesh.replication.core.conflicts import Conflict
+from mesh.replication.core.conflicts import Conflict, Noted
 from mesh.replication.core.entities import (
     CREATE,
     UPSERT,
@@ -39,7 +40,7 @@ class Merging:
         self.before: dict[EntityKey, EntityState | None] = {}
         self.after: dict[EntityKey, EntityState] = {}
         self.living = 0
-        self.conflicts: list[Conflict] = []
+        self.conflicts = Noted()
         self._committed = committed
         self._vector = dict(vector)
 
@@ -61,8 +62,7 @@ class Merging:
         for at, entity in enumerate(columns.entities):
             before = look(entity)
             if watched and not self._quiet(columns, at, before, unknown):
-                change = frame.change(at)
-                self._note(before, change, entities.from_change(change), unknown)
+                self._note(before, frame, at, unknown)
             mine = afters[at]
             after = mine if before is befores[at] else join(before, mine)
             if after is mine and before is not befores[at] and kinds[at] == UPSERT:
@@ -101,7 +101,7 @@ class Merging:
                 before = look(entity)
                 state = frame.states[at]
                 if watched:
-                    self._note(before, frame.changes[at], state, unknown)
+                    self._note(before, frame, at, unknown)
                 after = join(before, state)
                 if after is state and kinds[at] == UPSERT:
                     self._void(frame.change(at), state)
@@ -133,8 +133,7 @@ class Merging:
             before = committed.get(entity) if earlier is None else earlier
             generation, changed = columns.generations[at], changeds[at]
             if unknown is not None and not conflicts.quiet(before, generation, unknown):
-                change = frame.change(at)
-                self._note(before, change, entities.from_change(change), unknown)
+                self._note(before, frame, at, unknown)
             after = states[at]
             if after is None or before is not standing[at]:
                 packed = Packed(columns.shapes[at], changed, columns.contents[at])
@@ -160,20 +159,17 @@ class Merging:
     def _void(self, change: Change, written: EntityState) -> None:
         """What is written to a generation that ended, and of which nothing is left here."""
         other = Version(change.stamp, entities.content(written))
-        self.conflicts.append(
-            Conflict(
-                change.entity, change.generation, b"", conflicts.DELETED, Version(None, b""), other
-            )
+        found = Conflict(
+            change.entity, change.generation, b"", conflicts.DELETED, Version(None, b""), other
         )
+        self.conflicts.add(lambda: (found,))
 
     def _look(self, entity: EntityKey) -> EntityState | None:
         found = self.after.get(entity)
         return self._committed.get(entity) if found is None else found
 
-    def _note(
-        self, before: EntityState | None, change: Change, written: EntityState, unknown: Unseen
-    ) -> None:
-        self.conflicts += conflicts.between(before, change, written, unknown)
+    def _note(self, before: EntityState | None, frame: Frame, at: int, unknown: Unseen) -> None:
+        self.conflicts.add(partial(conflicts.of_change, before, frame, at, unknown))
 
     def _take(
         self, entity: EntityKey, before: EntityState | None, after: EntityState | None

@@ -236,7 +236,12 @@ class Packed(_Layer, Mapping[CellKey, State]):
         return self.cells().items()
 
     def __getitem__(self, key: CellKey) -> State:  # type: ignore[override] # a mapping, as said
-        return self.cells()[key]
+        for layer in self.layers():
+            if key in layer.shape:
+                clock, region, incarnation, _ = layer.changed
+                value = split(layer.shape, layer.content)[layer.shape.index(key)]
+                return clock, region, incarnation, value
+        raise KeyError(key)
 
     def __iter__(self) -> Iterator[CellKey]:
         return iter(self.shape if self.below is None else self.cells())

@@ -131,7 +131,7 @@ class SqliteStore:
             if batch.settled:
                 residents.keep(cursor, batch.settled)
             if batch.merged.conflicts:
-                conflicts.keep(cursor, batch.merged.conflicts)
+                conflicts.keep(cursor, batch.merged.conflicts.newest(conflicts.KEPT))
             if batch.staging is not None:
                 snapshots.stage(cursor, batch.staging)
             for frame in batch.frames[:1]:
