@@ -57,8 +57,8 @@ def reports(mesh: Path, region: str) -> list[Report]:
     """How each group stands. Raises `CommandError` if no peer answers either."""
     topology = load(mesh)
     topology.region(region)
-    own = _asked(mesh, region)
     peers = [_asked(mesh, name) for name in topology.region_names if name != region]
+    own = _asked(mesh, region)  # the last one: what it writes meanwhile is not missing there
     groups = list(dict.fromkeys(group for each in (own, *peers) for group in each))
     if not groups:
         raise CommandError(

@@ -96,7 +96,7 @@ class Telemetry:
             description="When the instance's leaf expires, in seconds since 1970.",
         )
         if group is not None:
-            _observe_group(meter, group)
+            observe_group(meter, group)
             observe_integrity(meter, group)
 
     def applied(self, frame: Applied) -> None:
@@ -140,7 +140,9 @@ def span_context(trace_parent: str) -> SpanContext | None:
     return context if context.is_valid else None
 
 
-def _observe_group(meter: metrics.Meter, group: Group) -> None:
+def observe_group(meter: metrics.Meter, group: Group) -> None:
+    """Begins to show how a group stands."""
+
     def links(field: str) -> Any:
         def observe(_: CallbackOptions) -> Iterable[Observation]:
             return [
@@ -229,7 +231,7 @@ def _observe_group(meter: metrics.Meter, group: Group) -> None:
         return observe
 
     gauges: tuple[tuple[str, Callable[[MemberStatus], float], str, str], ...] = (
-        ("member_counts", lambda m: m.counts, "1", "Whether the region counts as a member."),
+        ("member_counts", lambda m: int(m.counts), "1", "Whether the region counts as a member."),
         ("member_marks", lambda m: len(m.marks), "1", "Limits that the member is beyond."),
         ("member_held", lambda m: m.held_bytes, "By", "Bytes of journal that the member lacks."),
         (

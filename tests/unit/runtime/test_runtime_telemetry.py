@@ -6,15 +6,19 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import isthmus.channels.v1.channel_pb2  # noqa: F401 # its classes are to be known
 import pytest
 from opentelemetry import metrics, trace
+from opentelemetry.exporter.otlp.proto.common.metrics_encoder import encode_metrics
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
 from mesh.contracts import load
 from mesh.place import Place
-from mesh.replication import Applied, Origin
-from mesh.runtime.telemetry import Telemetry, span_context
+from mesh.replication import Applied, Group, Origin
+from mesh.runtime.telemetry import Telemetry, observe_group, span_context
 
 PARENTS = tuple(f"00-{number:032x}-{number:016x}-01" for number in range(1, 101))
 
@@ -51,6 +55,22 @@ def test_an_applied_frame_links_to_its_writes(
     assert span.attributes is not None
     assert span.attributes["isthmus.origin.region"] == "us"
     assert span.attributes["isthmus.group"] == "channels"
+
+
+async def test_a_groups_metrics_can_be_exported(tmp_path: Path) -> None:
+    reader = InMemoryMetricReader()
+    meters = MeterProvider([reader])
+    group = await Group.open(load(), "channels", region="eu", peers=("us",), folder=tmp_path)
+    try:
+        observe_group(meters.get_meter("test"), group)
+        found = reader.get_metrics_data()
+        assert found is not None
+        message = encode_metrics(found)
+    finally:
+        await group.close()
+        meters.shutdown()
+    names = {each.name for each in message.resource_metrics[0].scope_metrics[0].metrics}
+    assert {"isthmus_replication_link_lag", "isthmus_replication_member_counts"} <= names
 
 
 def test_links_are_bounded(spans: tuple[Telemetry, InMemorySpanExporter]) -> None:
