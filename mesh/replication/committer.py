@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+from mesh.replication.core.batches import Batch, Visible, Write
 from mesh.replication.core.clocks import Vector
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import NotAMember
-from mesh.replication.core.journal import Batch, Journal, Visible, Write
+from mesh.replication.core.journal import Journal
 from mesh.replication.errors import GroupClosed, OriginChanged, StoreError, WriteNotStored
 from mesh.replication.horizon import Run
 from mesh.replication.store import Store

@@ -17,9 +17,9 @@ from isthmus.replication.v1 import link_pb2
 from mesh.contracts.model import Contract
 from mesh.replication.claims import Claiming
 from mesh.replication.committer import Committer
+from mesh.replication.core.batches import Visible, Write
 from mesh.replication.core.clocks import Origin, Vector, covers
 from mesh.replication.core.grants import Claims, Operation
-from mesh.replication.core.journal import Visible, Write
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import DEFAULT_LOST_AFTER_MS
 from mesh.replication.core.signatures import Signing
@@ -407,7 +407,7 @@ class Group(Entities):
             if tick % _TICKS_OF_STATUS == 0:
                 self.members.mark()
                 self.status()
-            if self.journal.pass_time(self.now_ms()):
+            if self.journal.arrivals.pass_time(self.now_ms()):
                 self._committer.wake()
             self._hand_over()
             self.members.follow_up()

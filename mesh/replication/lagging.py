@@ -90,7 +90,7 @@ class Lagging:
     def waiting(self, relayed: Mapping[str, Iterable[Relayed]]) -> Iterator[lag_pb2.WaitingFrames]:
         """What came and is not applied: for want of what it depends on, or of a signature."""
         vector = self._journal.vector
-        for origin, frames in sorted(self._journal.waiting.items()):
+        for origin, frames in sorted(self._journal.arrivals.waiting.items()):
             needed = frames[0].dependencies
             missing = {o: n for o, n in needed.items() if n > vector.get(o, 0)}
             yield _waiting(origin, frames, missing=vector_to_proto(missing))

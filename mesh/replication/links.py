@@ -18,9 +18,10 @@ from isthmus.replication.v1 import link_pb2, link_pb2_grpc
 
 from mesh.contracts.model import Contract
 from mesh.replication import lagging
+from mesh.replication.core.batches import Write
 from mesh.replication.core.clocks import Vector
 from mesh.replication.core.errors import FormatUnknown, LinkFault
-from mesh.replication.core.journal import Journal, Write
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.receiving import PeerView, Receiver, bereft
 from mesh.replication.core.relayed import Relayed
 from mesh.replication.lagging import duration

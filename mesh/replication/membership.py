@@ -324,10 +324,10 @@ class Membership:
             marks=self._marks.get(region, ()),
         )
         if region == journal.region:
-            found.start = members_pb2.LifeStart.ValueType(journal.start.value)
+            found.start = members_pb2.LifeStart.ValueType(journal.life.start.value)
         if region in (ahead := self._ahead_ms()):
             found.clock_ahead.FromMilliseconds(ahead[region])
-        early = [ms for origin, ms in journal.early.items() if origin.region == region]
+        early = [ms for origin, ms in journal.arrivals.early.items() if origin.region == region]
         if early:
             found.early.FromMilliseconds(max(early))
         for life, sequence in sorted(journal.vector.items()):
@@ -335,7 +335,7 @@ class Membership:
                 found.lives.add(
                     incarnation=life.incarnation,
                     sequence=sequence,
-                    recovered=journal.recovered.get(life, 0),
+                    recovered=journal.life.recovered.get(life, 0),
                     current=life == journal.origin,
                 )
         return found

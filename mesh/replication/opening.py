@@ -10,7 +10,8 @@ from typing import NamedTuple
 
 from mesh.contracts.model import Contract
 from mesh.replication.core.entities import EntityKey
-from mesh.replication.core.journal import SALT_BITS, Journal
+from mesh.replication.core.journal import Journal
+from mesh.replication.core.life import SALT_BITS
 from mesh.replication.core.parked import Known
 from mesh.replication.core.signatures import Keyring, Signing
 from mesh.replication.membership import ENTITY as MEMBERS

@@ -7,7 +7,8 @@ import logging
 from google.protobuf.timestamp_pb2 import Timestamp
 from isthmus.replication.v1 import link_pb2
 
-from mesh.replication.core.journal import Journal, Visible
+from mesh.replication.core.batches import Visible
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.parked import NO_TYPE, Unread
 from mesh.replication.schema import GroupSchema
 

@@ -9,9 +9,10 @@ from google.protobuf.message import DecodeError
 
 from mesh.replication import residency
 from mesh.replication.core import entities
+from mesh.replication.core.batches import Visible
 from mesh.replication.core.clocks import Origin, milliseconds
 from mesh.replication.core.entities import EntityKey, EntityState
-from mesh.replication.core.journal import Journal, Visible
+from mesh.replication.core.journal import Journal
 from mesh.replication.schema import EntitySchema, GroupSchema
 from mesh.replication.views import EntityChange, LastChange, View
 

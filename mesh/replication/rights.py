@@ -45,7 +45,11 @@ class Rights:
         Not before the region has settled which life it lives: to give is not worth a new one.
         """
         journal = self._journal
-        if not self._asked or not journal.confirmed or not journal.members.writes(journal.region):
+        if (
+            not self._asked
+            or not journal.life.confirmed
+            or not journal.members.writes(journal.region)
+        ):
             return
         asked, self._asked = self._asked, set()
         for entity in asked:

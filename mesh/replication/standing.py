@@ -8,8 +8,9 @@ from collections.abc import Callable
 from isthmus.mesh.v1 import status_pb2
 from isthmus.replication.v1 import frame_pb2
 
+from mesh.replication.core.batches import Visible
 from mesh.replication.core.clocks import vector_to_proto
-from mesh.replication.core.journal import Journal, Visible
+from mesh.replication.core.journal import Journal
 from mesh.replication.horizon import Horizon
 from mesh.replication.lagging import Lagging
 from mesh.replication.links import Links

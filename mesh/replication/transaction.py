@@ -11,11 +11,12 @@ from mesh.contracts.model import Durability
 from mesh.replication import bulk, deltas, residency
 from mesh.replication.bulk import Bulk
 from mesh.replication.core import cells, entities, etags
+from mesh.replication.core.batches import Write
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.columns import Columns, joined, of_changes
 from mesh.replication.core.entities import CREATE, DELETE, UPSERT, Change, EntityKey, EntityState
 from mesh.replication.core.frames import MAX_WRITE
-from mesh.replication.core.journal import Journal, Write
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.rules import escrow
 from mesh.replication.core.shapes import CellKey, pack, shape_of

@@ -6,6 +6,7 @@ A check that never fails checks nothing. `BUGS` holds them by name, as context m
 from __future__ import annotations
 
 import dataclasses
+from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from unittest.mock import patch
 
 from mesh.replication import residency
 from mesh.replication.core import (
+    arrivals,
     cells,
     decisions,
     entities,
@@ -21,19 +23,21 @@ from mesh.replication.core import (
     intake,
     journal,
     merging,
+    pending,
     receiving,
     relayed,
     residents,
     snapshots,
     tokens,
 )
+from mesh.replication.core.batches import Batch
 from mesh.replication.core.clocks import COUNTER_BITS, HybridClock, Origin
 from mesh.replication.core.columns import of_changes
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.durable import Durable
 from mesh.replication.core.entities import UPSERT, EntityState
 from mesh.replication.core.grants import Claims
-from mesh.replication.core.journal import Batch, Journal
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.lag import Lag
 from mesh.replication.core.members import Members, State
 from mesh.replication.core.signatures import Keyring, Verdict
@@ -115,7 +119,7 @@ def tombstones_are_forgotten() -> Iterator[None]:
             return other
         return real(one, other)
 
-    with _replaced(journal, "join", join), _replaced(entities, "join", join):
+    with _replaced(pending, "join", join), _replaced(entities, "join", join):
         yield
 
 
@@ -127,7 +131,7 @@ def a_frame_that_comes_again_is_applied_again() -> Iterator[None]:
         new = real(self, frame)
         if not new:
             frame.states = [entities.received(change) for change in frame.changes]
-            self.waiting.setdefault(frame.origin, journal.deque()).append(frame)
+            self.arrivals.waiting.setdefault(frame.origin, deque()).append(frame)
         return new
 
     with _replaced(Journal, "take", take):
@@ -165,7 +169,7 @@ def the_chain_is_not_checked() -> Iterator[None]:
     def follow(frame: Any, *_: Any) -> None:
         pass
 
-    with _replaced(journal, "follow", follow), _replaced(relayed, "follow", follow):
+    with _replaced(arrivals, "follow", follow), _replaced(relayed, "follow", follow):
         yield
 
 
@@ -274,7 +278,7 @@ def what_came_is_acknowledged_as_durable() -> Iterator[None]:
 
     def settle(self: Any) -> Any:
         kept = self._journal.vector
-        self._journal.vector = {**kept, **self._journal._received}
+        self._journal.vector = {**kept, **self._journal.taken}
         try:
             return real(self)
         finally:
@@ -573,7 +577,7 @@ def what_a_snapshot_has_forgotten_lives_on() -> Iterator[None]:
 
 @_bug
 def what_is_from_the_future_is_applied_at_once() -> Iterator[None]:
-    with _replaced(journal, "MAX_AHEAD_MS", 1 << 40):
+    with _replaced(arrivals, "MAX_AHEAD_MS", 1 << 40):
         yield
 
 

@@ -12,12 +12,12 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
 from mesh.replication.core import entities, snapshots
+from mesh.replication.core.batches import Recovered
 from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.entities import EntityKey, EntityState, checksum
 from mesh.replication.core.errors import JournalDamaged
 from mesh.replication.core.frames import GENESIS, Frame, StoredFrame
 from mesh.replication.core.grants import Operation
-from mesh.replication.core.journal import Recovered
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recovery import Position, recover

@@ -10,11 +10,11 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
+from mesh.replication.core.batches import Visible
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.conflicts import DELETED, Conflict
 from mesh.replication.core.entities import DELETE, Change
 from mesh.replication.core.frames import Frame
-from mesh.replication.core.journal import Visible
 from tests.simulation.expected import Offer, keys, live, of_key
 from tests.simulation.kinds import kind_of
 from tests.simulation.model import Model, Violation

@@ -9,13 +9,14 @@ from google.protobuf.message import Message
 
 from mesh.replication import Transaction, WriteContext, conflicts
 from mesh.replication.core import entities, etags, horizon, receiving
+from mesh.replication.core.batches import Batch, Visible, Write
 from mesh.replication.core.cells import SET
 from mesh.replication.core.clocks import MAX_AHEAD_MS, covers, milliseconds
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.grants import Operation
-from mesh.replication.core.journal import Batch, Journal, Visible, Write
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.members import State
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.reach import Hearing
@@ -404,7 +405,7 @@ class Region:
             follower.settle()
         self.damage.tick()
         self.pump()
-        if self.journal.pass_time(self.wall_ms):
+        if self.journal.arrivals.pass_time(self.wall_ms):
             self.commit()
         self.office.membership.follow_up()
         self.escrow.hand_over()
@@ -415,7 +416,9 @@ class Region:
 
     def check_memory(self) -> None:
         """What waits, for its dependencies or a signature, is no more than links were granted."""
-        waiting = sum(frame.count for frames in self.journal.waiting.values() for frame in frames)
+        waiting = sum(
+            frame.count for frames in self.journal.arrivals.waiting.values() for frame in frames
+        )
         for follower in self.followers.values():
             for stream in follower.streams:
                 waiting += sum(frame.count for frame in stream.receiver.relayed)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.message import Message
 
 from mesh.contracts.model import Entity, Field, Merge
-from mesh.replication.core.journal import Write
+from mesh.replication.core.batches import Write
 from mesh.replication.membership import ENTITY as MEMBERS
 from mesh.replication.residency import whole
 from mesh.replication.schema import GroupSchema

@@ -144,7 +144,7 @@ class World:
             # A change whose past went with several disks at once waits for ever, and is in no way.
             covers(vector, frame.dependencies) or not self.disks_lost
             for region in regions
-            for frames in region.journal.waiting.values()
+            for frames in region.journal.arrivals.waiting.values()
             for frame in frames
         )
 

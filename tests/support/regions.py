@@ -12,10 +12,11 @@ from isthmus.channels.v1 import channel_pb2
 from mesh.contracts.model import Contract, Entity, Field, Location, Merge
 from mesh.replication import Transaction, WriteContext
 from mesh.replication.core import entities
+from mesh.replication.core.batches import Batch, Recovered, Visible, Write
 from mesh.replication.core.clocks import Origin, covers
 from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.frames import StoredFrame
-from mesh.replication.core.journal import Batch, Journal, Recovered, Visible, Write
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.reach import Hearing
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.receiving import PeerView, Receiver

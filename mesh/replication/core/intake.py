@@ -38,7 +38,8 @@ from mesh.replication.core.snapshots import (
 )
 
 if TYPE_CHECKING:
-    from mesh.replication.core.journal import Journal, Visible
+    from mesh.replication.core.batches import Visible
+    from mesh.replication.core.journal import Journal
 
 TAKEOVER_MS = 10_000
 """After so long a silence of the peer that gives a snapshot, another one may."""

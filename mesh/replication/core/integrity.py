@@ -16,7 +16,8 @@ from mesh.replication.core.entities import EntityKey, EntityState, checksum, fin
 from mesh.replication.core.recent import Recent
 
 if TYPE_CHECKING:
-    from mesh.replication.core.journal import Journal, Visible
+    from mesh.replication.core.batches import Visible
+    from mesh.replication.core.journal import Journal
 
 SCRUB_EVERY_MS = 5000
 """All in memory is hashed again at most so often; a large group takes longer, by its budget."""

@@ -8,15 +8,21 @@ writes before them that are not stored yet.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
-from enum import Enum
 from itertools import chain
-from typing import NamedTuple
 
 from mesh.replication.core import generations, members
+from mesh.replication.core.arrivals import Arrivals
+from mesh.replication.core.batches import (
+    Batch,
+    Recovered,
+    Seen,
+    Visible,
+    Write,
+    receipt_of,
+    receipts_of,
+)
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import (
     COUNTER_BITS,
@@ -27,12 +33,10 @@ from mesh.replication.core.clocks import (
     covers,
     milliseconds,
 )
-from mesh.replication.core.columns import Columns, joined
-from mesh.replication.core.conflicts import Noted
-from mesh.replication.core.damage import STORED_FRAME, FramePlace
-from mesh.replication.core.entities import EntityKey, EntityState, join
+from mesh.replication.core.columns import joined
+from mesh.replication.core.damage import STORED_FRAME
+from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import (
-    ChainBroken,
     LinkFault,
     NotAMember,
     RestoredBackup,
@@ -40,158 +44,30 @@ from mesh.replication.core.errors import (
 )
 from mesh.replication.core.frames import (
     GENESIS,
-    MAX_BYTES,
-    MAX_CHANGES,
     Frame,
-    StoredFrame,
     build,
-    follow,
     parse,
-    take_apart,
 )
 from mesh.replication.core.intake import Intake
 from mesh.replication.core.integrity import Integrity
 from mesh.replication.core.lag import Lag
+from mesh.replication.core.life import Life, LifeStart
 from mesh.replication.core.merging import Merging
 from mesh.replication.core.parked import KNOWN, Known, Unread, beside_of, holds, unread
-from mesh.replication.core.receipts import Receipt, ReceiptKey
+from mesh.replication.core.pending import Pending
+from mesh.replication.core.receipts import ReceiptKey
 from mesh.replication.core.recent import Recent
-from mesh.replication.core.residents import Resident, Residents, Settled
-from mesh.replication.core.signatures import Head, Key, Keyring
+from mesh.replication.core.residents import Residents
+from mesh.replication.core.signatures import Head, Keyring
 from mesh.replication.core.snapshots import (
     Capture,
     Captures,
     Header,
     Position,
-    Staged,
     Staging,
     snapshot_id,
 )
 from mesh.replication.core.speakers import Speakers
-
-SALT_BITS = 16
-"""Of an incarnation, how many bits at its end are chosen by chance; before them its first time."""
-
-_BATCH_BYTES = 8 * MAX_BYTES
-
-
-class LifeStart(Enum):
-    """How the present life began; the values are those of isthmus.replication.v1.LifeStart."""
-
-    EMPTY_STORE = 1
-    CONTINUED = 2
-    UNCONFIRMED = 3
-    RESTORED_BACKUP = 4
-    DAMAGED_JOURNAL = 5
-
-
-class Seen(NamedTuple):
-    """How far the region was, and the clock of the last change of each origin there."""
-
-    vector: Vector
-    clocks: Vector
-
-
-@dataclass
-class Write:
-    """Changes that become visible together. `size` approximates their bytes in a frame.
-
-    `columns` are the changes; `befores` and `afters` what its writer saw of each one's entity.
-    `seen` is what was here when they were made; None is what is here when they are stored.
-    `residents` go into the region's own section alone. Of a `discreet` write the receipt travels
-    without what was asked and answered. Its number is the journal's.
-    """
-
-    columns: Columns
-    befores: Sequence[EntityState | None]
-    afters: Sequence[EntityState]
-    receipt: Receipt | None
-    size: int
-    seen: Seen | None = None
-    residents: Sequence[Resident] = ()
-    discreet: bool = False
-    number: int = 0
-
-    @property
-    def count(self) -> int:
-        """How many changes it has."""
-        return len(self.columns.entities)
-
-
-@dataclass
-class Batch:
-    """What one commit holds; `vector` is how far the region is once it is stored.
-
-    `settled` is what becomes of the section of HOME_REGION cells; `staging` is what it does to a
-    snapshot that comes in; `keys` are those that came to be known since the last commit.
-    """
-
-    frames: list[Frame]
-    writes: list[Write]
-    vector: Vector
-    receipts: list[Receipt]
-    local: Frame | None
-    merged: Visible = field(default_factory=lambda: Visible())
-    staging: Staging | None = None
-    settled: Settled = field(default_factory=dict)
-    keys: tuple[Key, ...] = ()
-
-    @property
-    def residents(self) -> list[Resident]:
-        """What its writes put into the section of HOME_REGION cells."""
-        return [part for write in self.writes for part in write.residents]
-
-
-@dataclass
-class Visible:
-    """What a commit makes visible: of each entity its state before and after.
-
-    `living` is by how many more entities live; `conflicts` are the concurrent values between which
-    merging decided; `lost` are local writes that came behind the decision that the region leaves
-    its group; `residents` are the sections of HOME_REGION cells that change, as they were before;
-    `doubled` are results of operations that another region had done too.
-    """
-
-    before: dict[EntityKey, EntityState | None] = field(default_factory=dict)
-    after: dict[EntityKey, EntityState] = field(default_factory=dict)
-    living: int = 0
-    frames: list[Frame] = field(default_factory=list)
-    conflicts: Noted = field(default_factory=Noted)
-    lost: list[Write] = field(default_factory=list)
-    residents: Settled = field(default_factory=dict)
-    doubled: list[Receipt] = field(default_factory=list)
-
-
-@dataclass
-class Recovered:
-    """What a store held when it was opened; empty for a new one.
-
-    `clocks` are those of the last change of each origin, `signatures` those of each origin's head,
-    `keys` the statements that introduce the keys.
-    `replayed` are the entities whose stored state is behind `states`; `fingerprints` are those of
-    states as stored; `damaged` are entities whose stored state could not be read, and why.
-    `staged` is a snapshot that had come in part. `gone` are entities that are stored and no longer
-    there; `parked` are those in which something waits for a newer version. `cut` are the frames,
-    by origin and first change, before which the journal had to be cut: they are damaged or missing;
-    `loose` are frames behind that.
-    """
-
-    states: dict[EntityKey, EntityState] = field(default_factory=dict)
-    vector: Vector = field(default_factory=dict)
-    heads: dict[Origin, bytes] = field(default_factory=dict)
-    clock: int = 0
-    clocks: Vector = field(default_factory=dict)
-    replayed: set[EntityKey] = field(default_factory=set)
-    fingerprints: dict[EntityKey, int] = field(default_factory=dict)
-    damaged: dict[EntityKey, str] = field(default_factory=dict)
-    residents: dict[EntityKey, EntityState] = field(default_factory=dict)
-    staged: Staged | None = None
-    gone: set[EntityKey] = field(default_factory=set)
-    parked: set[EntityKey] = field(default_factory=set)
-    signatures: dict[Origin, bytes] = field(default_factory=dict)
-    keys: list[bytes] = field(default_factory=list)
-    cut: list[FramePlace] = field(default_factory=list)
-    loose: list[StoredFrame] = field(default_factory=list)
 
 
 class Journal:
@@ -226,7 +102,6 @@ class Journal:
         self.keys = Keyring("") if keys is None else keys
         self.process = process
         self.speakers = Speakers()
-        self._salt = salt
         self._beat = 0
         self.contract_digest = contract_digest
         self.committed = recovered.states
@@ -237,24 +112,15 @@ class Journal:
         self.clock = HybridClock(max(recovered.clock, *stays, 0))
         self.implied: Vector = {}
         """What changes applied in this life depend on, of other origins than their own."""
-        self.waiting: dict[Origin, deque[Frame]] = {}
         self.residents = Residents(recovered.residents)
         self.known = known
         self._parked = recovered.parked
         self.lag = Lag()
         self.signatures = recovered.signatures
         """Of each origin's last frame, its signature."""
-        self._now_ms = now_ms
-        self._due: dict[tuple[Origin, int], int] = {}
-        """Of frames that came from the future, by origin and first number: when their time is."""
         self._heads = recovered.heads
-        self._received = dict(recovered.vector)
-        self._received_heads = dict(recovered.heads)
-        self._overlay: dict[EntityKey, EntityState] = {}
-        # Of each entity in the overlay the number of the last write that changed it.
-        self._last_write: dict[EntityKey, int] = {}
-        self._writes = 0
-        self._queue: deque[Write] = deque()
+        self.arrivals = Arrivals(self.vector, self._heads, now_ms)
+        self._pending = Pending(self.committed)
         self._in_flight: Batch | None = None
         self.integrity = Integrity(self, recovered.fingerprints)
         self.captures = Captures()
@@ -262,15 +128,10 @@ class Journal:
         self.intake = Intake(recovered.staged, known)
         """The snapshot that this region is given."""
         self.integrity.damaged(recovered.damaged, now_ms)
-        lives = [origin for origin in self.vector if origin.region == region]
+        lives = {life: n for life, n in self.vector.items() if life.region == region}
         self._home = home or min(region, *peers)
         self.members = members.of_state(self.committed.get(members.ENTITY), self._home)
-        self._unconfirmed = set(filter(self.members.remembered, peers)) if lives else set()
-        self._peers_taken: dict[str, Mapping[Origin, int] | None] = dict.fromkeys(peers)
-        self.origin = max(lives, default=Origin(region, self._incarnation(now_ms)))
-        self.start = LifeStart.CONTINUED if lives else LifeStart.EMPTY_STORE
-        self.recovered = {life: self.vector[life] for life in lives}
-        """How much of each of the region's lives the store held."""
+        self.life = Life(region, peers, lives, self.members.remembered, now_ms, salt)
         self._salvage(recovered, now_ms)
 
     def _salvage(self, recovered: Recovered, now_ms: int) -> None:
@@ -280,7 +141,7 @@ class Journal:
             self.integrity.damages.add(STORED_FRAME, place, now_ms, detail)
         ended = {origin for origin, _ in recovered.cut} | {f.origin for f in recovered.loose}
         if self.origin in ended or (
-            not self.recovered and any(origin.region == self.region for origin in ended)
+            not self.life.recovered and any(origin.region == self.region for origin in ended)
         ):
             # What that life wrote beyond this is not to be written anew.
             self._renew(now_ms, LifeStart.DAMAGED_JOURNAL)
@@ -290,25 +151,19 @@ class Journal:
                 frame.signature = stored.signature
                 self.take(frame)
 
-    def _incarnation(self, now_ms: int) -> int:
-        return now_ms << SALT_BITS | self._salt
-
     # Local writes.
 
     def look(self, entity: EntityKey) -> EntityState | None:
         """An entity as a writer sees it: with the writes in flight."""
-        found = self._overlay.get(entity)
-        return self.committed.get(entity) if found is None else found
+        return self._pending.look(entity)
 
     def look_all(self, entities: Sequence[EntityKey]) -> list[EntityState | None]:
         """As `look`, for many."""
-        found = map(self.committed.get, entities)
-        return list(map(self._overlay.get, entities, found) if self._overlay else found)
+        return self._pending.look_all(entities)
 
     def entities(self) -> Iterator[EntityKey]:
         """The keys of all entities as a writer sees them."""
-        yield from self.committed
-        yield from (entity for entity in self._overlay if entity not in self.committed)
+        return self._pending.entities()
 
     def begin_write(self, now_ms: int) -> None:
         """Before a write looks at anything: settles under which origin it goes.
@@ -316,7 +171,7 @@ class Journal:
         Raises `NotAMember` if the region leaves its group or left it.
         """
         self.check_writes()
-        if self._unconfirmed:
+        if not self.life.confirmed:
             self._renew(now_ms, LifeStart.UNCONFIRMED)
 
     def check_writes(self) -> None:
@@ -348,26 +203,18 @@ class Journal:
 
     def submit(self, write: Write) -> None:
         """Queues a write, which later writes see at once and readers once it is stored."""
-        self._queue.append(write)
         self.residents.submit(write.residents)
-        self._writes += 1
-        write.number = self._writes
-        self._overlay_with(write)
-
-    def _overlay_with(self, write: Write) -> None:
-        entities = write.columns.entities
-        self._overlay.update(zip(entities, write.afters, strict=True))
-        self._last_write.update(dict.fromkeys(entities, write.number))
+        self._pending.add(write)
 
     @property
     def regions(self) -> frozenset[str]:
         """The members of the group that take writes, this one included."""
-        return frozenset(filter(self.members.writes, (self.region, *self._peers_taken)))
+        return frozenset(filter(self.members.writes, (self.region, *self.life.peers)))
 
     @property
     def quiet(self) -> bool:
         """Whether no local write is queued or in flight."""
-        return not self._queue and (self._in_flight is None or not self._in_flight.writes)
+        return not self._pending and (self._in_flight is None or not self._in_flight.writes)
 
     @property
     def storing(self) -> bool:
@@ -406,7 +253,7 @@ class Journal:
         here. One that comes from the future, by the clock here, is taken like any other, and not
         applied before its time.
         """
-        self._now_ms = now_ms
+        self.arrivals.pass_time(now_ms)
         frame = parse(body, hash, self.known)
         frame.signature = signature
         origin = frame.origin
@@ -414,61 +261,38 @@ class Journal:
             raise WrongRegion(
                 f"it sent changes of {origin.region!r}, which nobody had asked it for"
             )
-        if frame.last > self._received.get(origin, 0) and origin == self.origin:
+        if frame.last > self.taken.get(origin, 0) and origin == self.origin:
             where = f"the frame of {origin} at {frame.first}"
             raise RestoredBackup(f"{where} was written by this region, which lost it")
         return frame
-
-    def end(self, origin: Origin) -> tuple[int, bytes]:
-        """How far an origin has come, stored or not, and the hash of its chain there."""
-        return self._received.get(origin, 0), self._received_heads.get(origin, GENESIS)
 
     def take(self, frame: Frame) -> bool:
         """Takes a frame that is vouched for; tells whether it is new here.
 
         Raises `ChainBroken`, and `HistoryTruncated` (a gap before it); it is not kept then.
         """
-        origin = frame.origin
-        known, head = self.end(origin)
-        if frame.last <= known:
-            return False
-        follow(frame, known, head)
-        try:
-            take_apart(frame)
-        except ChainBroken as error:
-            where = f"the frame of {origin} at {frame.first}"
-            raise ChainBroken(f"{where} is damaged: {error}") from None
-        self._received[origin] = frame.last
-        self._received_heads[origin] = frame.hash
-        self.waiting.setdefault(origin, deque()).append(frame)
-        due_ms = milliseconds(frame.newest) - MAX_AHEAD_MS
-        if due_ms > self._now_ms:
-            self._due[origin, frame.first] = due_ms
-        return True
-
-    def pass_time(self, now_ms: int) -> bool:
-        """Says what the clock shows. Returns whether the time of a frame from the future came."""
-        self._now_ms = now_ms
-        return any(due_ms <= now_ms for due_ms in self._due.values())
+        return self.arrivals.take(frame)
 
     @property
-    def early(self) -> dict[Origin, int]:
-        """The origins whose next change comes from the future: how far ahead of the clock here."""
-        return {
-            origin: due_ms - self._now_ms + MAX_AHEAD_MS
-            for origin, frames in self.waiting.items()
-            if (due_ms := self._due.get((origin, frames[0].first), 0)) > self._now_ms
-        }
+    def taken(self) -> Mapping[Origin, int]:
+        """How far each origin has come, stored or not."""
+        return self.arrivals.vector
 
     def brings(self, operation: ReceiptKey) -> bool:
         """Whether a frame that came, and is not stored yet, has an operation's receipt."""
         storing = self._in_flight.frames if self._in_flight else []
         return any(
             receipt[:3] == operation
-            for frames in (*self.waiting.values(), storing)
-            for frame in frames
+            for frame in chain(self.arrivals, storing)
             for receipt in frame.receipts
         )
+
+    # The region's life.
+
+    @property
+    def origin(self) -> Origin:
+        """The region and its present incarnation."""
+        return self.life.origin
 
     def learn(self, peer: str, vector: Mapping[Origin, int], now_ms: int) -> list[Write]:
         """Compares with what a peer says it has.
@@ -483,59 +307,24 @@ class Journal:
     def confirm(self, peer: str, taken: Mapping[Origin, int], now_ms: int) -> list[Write]:
         """A peer said on a stream that follows this life what it has taken, stored or not.
 
-        Once all peers have, the origin is continued: none of them holds, or will still take from
-        an earlier life's stream, what is not here. Else as `learn`.
+        Once all peers have, the origin is continued. Else as `learn`.
         """
         lost = self.learn(peer, taken, now_ms)
-        self._unconfirmed.discard(peer)
-        self._peers_taken[peer] = taken
+        self.life.confirm(peer, taken)
         return lost
 
     @property
-    def confirmed(self) -> bool:
-        """Whether a write would go under the present origin."""
-        return not self._unconfirmed
-
-    @property
     def former(self) -> list[Origin]:
-        """The former lives of this region of which all is known here, whoever may hold it.
-
-        Each peer said in this life that it has no more of them: what they held may be taken over.
-        Evicted ones too: what they alone know of may have been spent.
-        """
-        remembered = self.members.remembered
-        taken = [each for peer, each in self._peers_taken.items() if remembered(peer)]
-        return [
-            life
-            for life, sequence in sorted(self.vector.items())
-            if life.region == self.region
-            and life != self.origin
-            and all(peer is not None and peer.get(life, 0) <= sequence for peer in taken)
-        ]
+        """The former lives of this region of which all is known here: see `Life.former`."""
+        return self.life.former(self.vector, self.members.remembered)
 
     def whole(self, peer: str) -> bool:
         """Whether a peer said in this life that it knows no more of any life of this region."""
-        taken = self._peers_taken[peer]
-        return taken is not None and all(
-            sequence <= self.vector.get(life, 0)
-            for life, sequence in taken.items()
-            if life.region == self.region
-        )
-
-    @property
-    def taken(self) -> Mapping[Origin, int]:
-        """How far each origin has come, stored or not."""
-        return self._received
+        return self.life.whole(peer, self.vector)
 
     def _renew(self, now_ms: int, start: LifeStart) -> list[Write]:
-        self.start = start
-        after = (self.origin.incarnation >> SALT_BITS) + 1
-        self.origin = Origin(self.region, self._incarnation(max(now_ms, after)))
-        self._unconfirmed.clear()
-        self._peers_taken = dict.fromkeys(self._peers_taken)
-        if self._queue:
-            return self._drop()
-        return []
+        self.life.renew(now_ms, start)
+        return self._drop() if self._pending else []
 
     # The way to the store.
 
@@ -553,10 +342,10 @@ class Journal:
         if local is not None:
             frames.append(local)
             vector[local.origin] = local.last
-        frames += self._admit(vector)
+        frames += self.arrivals.admit(vector)
         if not frames and not writes and staging is None:
             return None
-        receipts = [_receipt(write) for write in writes if write.receipt is not None]
+        receipts = [receipt_of(write) for write in writes if write.receipt is not None]
         merged = self._merge(writes, frames, local)
         self._in_flight = self._settle(
             Batch(frames, writes, vector, receipts, local, merged, staging=staging)
@@ -580,18 +369,8 @@ class Journal:
         return self._settle(Batch([], [], vector, [], None, visible, staging=staging))
 
     def _close_local(self) -> tuple[list[Write], Frame | None]:
-        writes: list[Write] = []
-        count = size = 0
-        while self._queue:
-            write = self._queue[0]
-            full = count + write.count > MAX_CHANGES or size + write.size > MAX_BYTES
-            # One frame's changes saw the same, so that what it depends on is what they saw.
-            if count and (full or write.seen is not writes[0].seen):
-                break
-            writes.append(self._queue.popleft())
-            count += write.count
-            size += write.size
-        if not count:
+        writes = self._pending.close()
+        if not any(write.count for write in writes):
             return writes, None
         first = self.vector.get(self.origin, 0) + 1
         head = self._heads.get(self.origin, GENESIS)
@@ -604,33 +383,10 @@ class Journal:
             seen,
             self.contract_digest,
             clocks,
-            _receipts(writes),
+            receipts_of(writes),
         )
         frame.signature = self.keys.sign(Head(frame.origin, frame.last, frame.newest, frame.hash))
         return writes, frame
-
-    def _admit(self, vector: Vector) -> list[Frame]:
-        """Takes the waiting frames whose dependencies `vector` covers, and adds them to it."""
-        admitted: list[Frame] = []
-        size = 0
-        again = True
-        while again and size < _BATCH_BYTES:
-            again = False
-            for origin, frames in self.waiting.items():
-                while frames and size < _BATCH_BYTES and self._may_come(frames[0], vector):
-                    frame = frames.popleft()
-                    self._due.pop((origin, frame.first), None)
-                    admitted.append(frame)
-                    vector[origin] = frame.last
-                    size += len(frame.body)
-                    again = True
-        self.waiting = {origin: frames for origin, frames in self.waiting.items() if frames}
-        return admitted
-
-    def _may_come(self, frame: Frame, vector: Vector) -> bool:
-        if self._due and self._due.get((frame.origin, frame.first), 0) > self._now_ms:
-            return False
-        return covers(vector, frame.dependencies)
 
     def _merge(self, writes: Sequence[Write], frames: list[Frame], local: Frame | None) -> Visible:
         """What storing a batch will make visible."""
@@ -662,8 +418,7 @@ class Journal:
                 if sequence > self.implied.get(origin, 0):
                     self.implied[origin] = sequence
             if frame is batch.local:
-                self._received[frame.origin] = frame.last
-                self._received_heads[frame.origin] = frame.hash
+                self.arrivals.came(frame)
             else:
                 self.clock.receive(frame.newest)
         if batch.staging is not None:
@@ -672,7 +427,7 @@ class Journal:
         self.seen = Seen(self.vector, clocks)
         self.residents.stored(batch.settled, batch.residents)
         self.keys.stored(batch.keys)
-        self._release(batch)
+        self._pending.stored(batch)
         self._in_flight = None
         if members.ENTITY in visible.after:
             self._decided(visible)
@@ -680,7 +435,7 @@ class Journal:
 
     def _decided(self, visible: Visible) -> None:
         self.members = members.of_state(self.committed[members.ENTITY], self._home)
-        self._unconfirmed = set(filter(self.members.remembered, self._unconfirmed))
+        self.life.count(self.members.remembered)
         if not self.members.writes(self.region):
             # What comes behind that decision would be of a region that is drained already.
             visible.lost = self._drop()
@@ -690,37 +445,12 @@ class Journal:
         if staging.install is None:
             return
         self._parked |= staging.install.parked
-        for origin, (sequence, hash, clock, signature) in staging.install.positions.items():
+        for origin, (_, hash, clock, signature) in staging.install.positions.items():
             self._heads[origin] = hash
             self.signatures[origin] = signature
             clocks[origin] = clock
             self.clock.receive(clock)
-            frames = self.waiting.get(origin, deque())
-            while frames and frames[0].last <= sequence:
-                frames.popleft()
-            if self._received.get(origin, 0) <= sequence:
-                self._received[origin] = sequence
-                self._received_heads[origin] = hash
-        self.waiting = {origin: frames for origin, frames in self.waiting.items() if frames}
-
-    def _release(self, batch: Batch) -> None:
-        if not self._queue:
-            self._overlay.clear()
-            self._last_write.clear()
-            return
-        overlay, last_write = self._overlay, self._last_write
-        for write in batch.writes:
-            number = write.number
-            for entity in write.columns.entities:
-                if last_write.get(entity) == number:
-                    del last_write[entity], overlay[entity]
-        # The writes that are queued were made upon those before them, not upon what came meanwhile.
-        theirs = [f.columns.entities for f in batch.frames if f is not batch.local]
-        for changed in theirs if batch.frames else [batch.merged.after]:
-            for entity in overlay.keys() & changed:
-                merged = join(overlay[entity], self.committed[entity])
-                if merged is not None:
-                    overlay[entity] = merged
+        self.arrivals.skip(staging.install.positions)
 
     def failed(self, batch: Batch) -> list[Write]:
         """The batch was not stored: returns the local writes that are lost, to be refused.
@@ -730,21 +460,13 @@ class Journal:
         self._in_flight = None
         if batch.staging is not None:
             self.intake.failed(batch.staging)
-        for frame in reversed(batch.frames):
-            if frame is not batch.local:
-                self.waiting.setdefault(frame.origin, deque()).appendleft(frame)
+        self.arrivals.again(frame for frame in batch.frames if frame is not batch.local)
         return [*batch.writes, *self._drop()]
 
     def _drop(self) -> list[Write]:
-        dropped = list(self._queue)
-        self._queue.clear()
         in_flight = self._in_flight.writes if self._in_flight else []
-        self._overlay.clear()
-        self._last_write.clear()
-        for write in in_flight:
-            self._overlay_with(write)
         self.residents.drop(part for write in in_flight for part in write.residents)
-        return dropped
+        return self._pending.drop(in_flight)
 
     def chain_end(self, origin: Origin) -> tuple[int, bytes]:
         """How far an origin's frames go here, and the hash of the last."""
@@ -759,7 +481,7 @@ class Journal:
         way: that one saw what was damaged.
         """
         in_flight = self._in_flight.merged.after if self._in_flight else {}
-        if entity in self._overlay or entity in in_flight:
+        if entity in self._pending or entity in in_flight:
             return None
         before = self.committed.pop(entity, None)
         self.captures.spoil()
@@ -790,7 +512,7 @@ class Journal:
         dropped = []
         for entity in tombstones:
             state = self.committed.get(entity)
-            if state is None or not state.deleted or entity in self._overlay or entity in in_flight:
+            if state is None or not state.deleted or entity in self._pending or entity in in_flight:
                 continue
             clock, region, incarnation, _ = state.changed
             seen = clock <= stable.get(Origin(region, incarnation), 0)
@@ -860,20 +582,3 @@ class Journal:
     def unread(self) -> list[Unread]:
         """What waits here for a newer version, by type, path and rule."""
         return list(unread(self.committed, self._parked))
-
-
-def _receipt(write: Write) -> Receipt:
-    """A write's receipt, of the time that it has in every region: that of its last change."""
-    assert write.receipt is not None  # noqa: S101 # its caller looked
-    if not write.count:
-        return write.receipt
-    return write.receipt._replace(time_ms=milliseconds(write.columns.clocks[-1]))
-
-
-def _receipts(writes: Iterable[Write]) -> Iterator[tuple[int, Receipt]]:
-    """Each receipt with the index of its write's last change; a write without changes has none."""
-    at = -1
-    for write in writes:
-        at += write.count
-        if write.receipt is not None and write.count:
-            yield at, write.receipt.bare() if write.discreet else write.receipt

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from isthmus.replication.v1 import frame_pb2, link_pb2
 
 from mesh.replication.core import errors
+from mesh.replication.core.batches import Write
 from mesh.replication.core.clocks import (
     MAX_AHEAD_MS,
     Origin,
@@ -23,7 +24,7 @@ from mesh.replication.core.clocks import (
 )
 from mesh.replication.core.handing import Taking
 from mesh.replication.core.handshake import check_hello, fault, hello
-from mesh.replication.core.journal import Journal, Write
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.relayed import Relayed
 
 WINDOW_BYTES = 8 << 20

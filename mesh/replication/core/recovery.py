@@ -14,11 +14,11 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from mesh.replication.core import entities, generations, parked
+from mesh.replication.core.batches import Recovered
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import FormatUnknown, JournalDamaged, LinkFault
 from mesh.replication.core.frames import StoredFrame, chain, parse
-from mesh.replication.core.journal import Recovered
 from mesh.replication.core.parked import KNOWN, Known
 
 

@@ -35,7 +35,9 @@ class Relayed:
         """Holds a frame. Raises `ChainBroken` and `HistoryTruncated`."""
         frames = self._held.get(frame.origin)
         known, head = (
-            (frames[-1].last, frames[-1].hash) if frames else self._journal.end(frame.origin)
+            (frames[-1].last, frames[-1].hash)
+            if frames
+            else self._journal.arrivals.end(frame.origin)
         )
         if frame.last > known:
             follow(frame, known, head)
@@ -51,7 +53,7 @@ class Relayed:
             self._examined.clear()
         new = False
         for origin, frames in list(self._held.items()):
-            known, _ = self._journal.end(origin)
+            known, _ = self._journal.arrivals.end(origin)
             while frames and frames[0].last <= known:
                 frames.popleft()  # it came from elsewhere meanwhile
             for _ in range(self._proven(origin, frames)):

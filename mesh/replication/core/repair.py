@@ -17,7 +17,8 @@ from mesh.replication.core.errors import HistoryTruncated
 from mesh.replication.core.frames import FrameLog, parse
 
 if TYPE_CHECKING:
-    from mesh.replication.core.journal import Journal, Visible
+    from mesh.replication.core.batches import Visible
+    from mesh.replication.core.journal import Journal
 
 PATIENCE_MS = 3000
 """For so long all reachable peers are waited for before two that differ are joined."""

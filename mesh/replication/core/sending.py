@@ -13,11 +13,12 @@ from isthmus.replication.v1 import frame_pb2, lag_pb2, link_pb2, signature_pb2, 
 
 from mesh.replication.core import errors
 from mesh.replication.core.answers import Answers
+from mesh.replication.core.batches import Write
 from mesh.replication.core.clocks import Origin, Vector, vector_from_proto, vector_to_proto
 from mesh.replication.core.frames import FrameLog, StoredFrame
 from mesh.replication.core.handing import Giving
 from mesh.replication.core.handshake import check_hello, hello
-from mesh.replication.core.journal import Journal, Write
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.signatures import KEY_ID_BYTES
 
 HEARTBEAT_MS = 1000

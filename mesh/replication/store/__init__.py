@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple, Protocol
 
+from mesh.replication.core.batches import Batch, Recovered
 from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.frames import StoredFrame
 from mesh.replication.core.grants import Operation
-from mesh.replication.core.journal import Batch, Recovered
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.store.scrubbing import Scrub
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 
+from mesh.replication.core.batches import Recovered
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.frames import Frame, StoredFrame
-from mesh.replication.core.journal import Recovered
 from mesh.replication.core.recovery import Position
 
 TABLES = """

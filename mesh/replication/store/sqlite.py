@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from functools import partial
 from pathlib import Path
 
+from mesh.replication.core.batches import Batch, Recovered
 from mesh.replication.core.clocks import Origin, milliseconds
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import FormatUnknown, JournalDamaged
 from mesh.replication.core.frames import StoredFrame
 from mesh.replication.core.grants import Operation
-from mesh.replication.core.journal import Batch, Recovered
 from mesh.replication.core.parked import KNOWN, Known
 from mesh.replication.core.receipts import Receipt, ReceiptKey
 from mesh.replication.core.recovery import recover

@@ -56,7 +56,7 @@ class Region:
         """Waits until every peer is linked and vouches for this region's past."""
         while not (
             all(reach.reachable for reach in self.group.reach().values())
-            and self.group.journal.confirmed
+            and self.group.journal.life.confirmed
         ):
             await asyncio.sleep(0.02)
 

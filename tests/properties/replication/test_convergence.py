@@ -134,7 +134,7 @@ def test_what_writers_see_is_what_readers_get(found: list[tuple[object, ...]]) -
     for region in world.regions.values():
         # What is in flight is stored and what waits forgotten: only local writes are left.
         region.commit()
-        region.journal.waiting.clear()
+        region.journal.arrivals.waiting.clear()
         seen = {key: region.journal.look((CHANNEL, key)) for key in ("c1", "c2")}
         region.commit()
         for key, state in seen.items():

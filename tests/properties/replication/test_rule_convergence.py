@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mesh.replication import AlreadyExists, NotFound, Transaction
 from mesh.replication.core import cells
-from mesh.replication.core.journal import Recovered
+from mesh.replication.core.batches import Recovered
 from mesh.replication.core.rules import escrow
 from mesh.replication.errors import RightsShort
 from tests.support.merging import SCHEMA, THING, Thing, read

@@ -9,9 +9,9 @@ from google.protobuf.message import Message
 
 from mesh.replication import Transaction
 from mesh.replication.core import errors
+from mesh.replication.core.batches import Recovered
 from mesh.replication.core.cells import escrow
 from mesh.replication.core.clocks import Origin
-from mesh.replication.core.journal import Recovered
 from mesh.replication.core.rules.escrow import Row
 from mesh.replication.core.rules.rule import Stamp
 from mesh.replication.errors import BelowBound, RightsShort

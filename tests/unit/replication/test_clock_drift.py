@@ -58,15 +58,15 @@ def test_a_frame_from_the_future_is_kept_and_applied_when_its_time_has_come() ->
     eu.write(create("c1"), 0)
     world.run(500)
     assert us.get("c1") is None
-    assert us.journal.early[eu.journal.origin] == pytest.approx(10 * MINUTE, abs=500)
+    assert us.journal.arrivals.early[eu.journal.origin] == pytest.approx(10 * MINUTE, abs=500)
     assert world.links["eu", "us"].fault is None
     world.now_ms += 4 * MINUTE
-    assert not us.journal.pass_time(1_000_000 + world.now_ms)
+    assert not us.journal.arrivals.pass_time(1_000_000 + world.now_ms)
     world.now_ms += MINUTE
-    assert us.journal.pass_time(1_000_000 + world.now_ms)
+    assert us.journal.arrivals.pass_time(1_000_000 + world.now_ms)
     us.commit()
     assert us.get("c1") is not None
-    assert not us.journal.early
+    assert not us.journal.arrivals.early
 
 
 async def test_a_region_whose_clock_is_ahead_refuses_to_write(tmp_path: Path) -> None:

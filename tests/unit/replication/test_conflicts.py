@@ -9,8 +9,9 @@ from google.protobuf.message import Message
 
 from mesh.replication import Transaction
 from mesh.replication.core import cells, etags
+from mesh.replication.core.batches import Batch, Recovered, Visible
 from mesh.replication.core.conflicts import DELETED, Conflict
-from mesh.replication.core.journal import Batch, Journal, Recovered, Visible
+from mesh.replication.core.journal import Journal
 from tests.support.merging import SCHEMA, THING, Thing
 from tests.support.regions import Region, World
 

@@ -15,7 +15,7 @@ from isthmus.replication.v1 import digest_pb2
 
 from mesh.replication import committer, errors, set_aside
 from mesh.replication.core.clocks import Origin
-from mesh.replication.core.journal import LifeStart
+from mesh.replication.core.life import LifeStart
 from tests.unit.replication.test_group_links import Region, equal, until
 
 Channel = channel_pb2.Channel
@@ -73,7 +73,7 @@ async def test_a_frame_of_a_peer_comes_again_and_what_was_written_behind_it_is_k
         await us.start()
         journal = us.group.journal
         assert journal.vector == {source: 1}
-        assert journal.start is LifeStart.DAMAGED_JOURNAL and journal.origin > life
+        assert journal.life.start is LifeStart.DAMAGED_JOURNAL and journal.origin > life
         (found,) = corruptions(us)
         assert (found.frame.origin.region, found.frame.sequence) == ("eu", 2)
         await us.title("later", "in another life")

@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from mesh.replication import NotFound, NotHome, NotReplicated, RightsShort, Transaction
 from mesh.replication.conflicts import view
 from mesh.replication.core import entities, homes
+from mesh.replication.core.batches import Visible
 from mesh.replication.core.conflicts import Conflict
-from mesh.replication.core.journal import Visible
 from mesh.replication.core.rules.parked import Kept
 from mesh.replication.rendering import render
 from mesh.replication.residency import whole

@@ -8,10 +8,10 @@ from isthmus.replication.v1 import frame_pb2, link_pb2, signature_pb2
 from isthmus.replication.v1.frame_pb2 import Shape
 
 from mesh.replication.core import entities, errors
+from mesh.replication.core.batches import Recovered
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.frames import chain
 from mesh.replication.core.handshake import error_message, hello
-from mesh.replication.core.journal import Recovered
 from mesh.replication.core.receiving import PeerView, Receiver
 from mesh.replication.core.sending import Sender
 from mesh.replication.schema import GroupSchema
@@ -112,7 +112,7 @@ def test_a_frame_waits_for_what_it_depends_on() -> None:
     world.links["us", "ap"].carry(4)
     ap = world.regions["ap"]
     ap.commit()
-    assert ap.journal.waiting and not ap.journal.vector
+    assert ap.journal.arrivals.waiting and not ap.journal.vector
     world.links["eu", "ap"].connect()
     world.links["eu", "ap"].carry(5)
     ap.commit()
@@ -276,14 +276,14 @@ def test_a_peer_speaks_for_the_regions_that_it_was_asked_about(
     receiver.on_message(greeting, 1_000_000)
     with pytest.raises(errors.WrongRegion, match="changes of 'eu'"):
         receiver.on_message(frame, 1_000_000)
-    assert not us.journal.waiting
+    assert not us.journal.arrivals.waiting
     # Lost, it is wanted from whoever has it; what is under way when it returns is still taken.
     receiver.want(["ap", "us", "eu"])
     receiver.want(["ap", "us"])
     receiver.on_message(frame, 1_000_000)
     assert not receiver.release(), "nothing is known of the key yet"
     receiver.on_message(key, 1_000_000)
-    assert receiver.release() and us.journal.waiting
+    assert receiver.release() and us.journal.arrivals.waiting
 
 
 def test_a_sender_stays_within_its_credit(pair: tuple[Region, Region]) -> None:

@@ -12,12 +12,13 @@ from isthmus.replication.v1.snapshot_pb2 import SnapshotPiece, SnapshotStart
 
 from mesh.replication.core import entities, shapes
 from mesh.replication.core.answers import Answers
+from mesh.replication.core.batches import Recovered
 from mesh.replication.core.cells import COUNTER, LATEST, MAX, SET
 from mesh.replication.core.clocks import Origin, vector_from_proto
 from mesh.replication.core.entities import CREATE, Changed, EntityState, Stamp
 from mesh.replication.core.errors import FormatUnknown
 from mesh.replication.core.frames import chain, parse
-from mesh.replication.core.journal import Journal, Recovered
+from mesh.replication.core.journal import Journal
 from mesh.replication.core.parked import KINDS, KNOWN, NO_TYPE, Known
 from mesh.replication.core.receiving import PeerView, Receiver
 from mesh.replication.core.rules.parked import Kept

@@ -10,8 +10,8 @@ from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import link_pb2
 
 from mesh.replication.core import entities, errors, snapshots
+from mesh.replication.core.batches import Recovered
 from mesh.replication.core.intake import TAKEOVER_MS, Intake
-from mesh.replication.core.journal import Recovered
 from mesh.replication.core.receiving import PeerView, Receiver
 from mesh.replication.core.sending import Sender
 from mesh.replication.core.signatures import Keyring
@@ -214,10 +214,10 @@ def test_frames_that_wait_are_dropped_if_the_snapshot_has_them() -> None:
     eu.log.frames.clear()
     from_us = Stream(us, ap)
     from_us.carry(3)
-    assert ap.journal.waiting and not ap.journal.committed
+    assert ap.journal.arrivals.waiting and not ap.journal.committed
     Stream(us, eu).carry(3)
     Stream(eu, ap).carry(10)
-    assert not ap.journal.waiting and same(eu, ap)
+    assert not ap.journal.arrivals.waiting and same(eu, ap)
     create(us, "c3")
     from_us.carry(3)
     assert ap.get("c3") is not None

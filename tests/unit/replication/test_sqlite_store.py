@@ -11,7 +11,9 @@ from isthmus.replication.v1 import snapshot_pb2
 
 from mesh.replication import errors
 from mesh.replication.core import snapshots
-from mesh.replication.core.journal import Journal, LifeStart, Recovered
+from mesh.replication.core.batches import Recovered
+from mesh.replication.core.journal import Journal
+from mesh.replication.core.life import LifeStart
 from mesh.replication.core.receipts import KEPT_MS, Receipt
 from mesh.replication.store import keys
 from mesh.replication.store.sqlite import SqliteStore
@@ -243,8 +245,8 @@ def test_a_cut_goes_back_to_the_watermark(tmp_path: Path) -> None:
     assert recovered.cut == [(origin, 2)] and [f.last for f in recovered.loose] == [3]
     journal = Journal("eu", ["us"], b"", recovered, 2_000_000)
     assert journal.head(origin) == head
-    assert journal.start is LifeStart.DAMAGED_JOURNAL and journal.origin > origin
-    assert not journal.waiting  # what is loose does not follow from the head
+    assert journal.life.start is LifeStart.DAMAGED_JOURNAL and journal.origin > origin
+    assert not journal.arrivals.waiting  # what is loose does not follow from the head
     store.close()
 
 
