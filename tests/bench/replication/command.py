@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import pstats
 
-from tests.bench.replication import contract, growth, lag, local, options, outage, throughput
+from tests.bench.replication import contract, growth, lag, local, options, outage, sizes, throughput
 from tests.bench.replication.peers import debs, nats, postgres
 from tests.bench.replication.plots import Curves
 from tests.bench.rows import OUT, Row, report
@@ -42,6 +42,7 @@ async def _measure(chosen: options.Options) -> list[Row]:
         *await throughput.section(chosen),
         *await lag.section(chosen),
         *await local.section(chosen),
+        *sizes.section(chosen),
         *await growth.section(chosen, curves),
         *await outage.section(chosen, curves),
     ]

@@ -111,8 +111,25 @@ def from_files(folder: Path) -> Curves:
     return Curves([Curve(**json.loads(file.read_text())) for file in files])
 
 
+def table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """The rows of a report as Markdown."""
+    lines = ["| | median | unit | least to greatest | runs | against | ratio |", "|---" * 7 + "|"]
+    for row in rows:
+        low, high = map(_figure, row["spread"])
+        against = (row["peer"], f"{row['ratio']:.3g}") if row["peer"] else ("", "")
+        cells = (row["metric"], _figure(row["value"]), row["unit"], f"{low} to {high}", row["runs"])
+        lines.append(f"| {' | '.join(map(str, (*cells, *against)))} |")
+    return "\n".join(lines)
+
+
+def _figure(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
 def main() -> None:
-    """Brings the curves of the last run into the docs, with a page that shows them."""
+    """Brings the last run's figures and curves into the docs, with pages that show them."""
+    rows = json.loads((OUT / "replication.json").read_text())
+    (DOCS / "figures.md").write_text(f"# Replication: figures\n\n{table(rows)}\n")
     curves = from_files(OUT / "curves")
     curves.write(DOCS)
     shown = "\n\n".join(f"![{curve.title}]({curve.name}.svg)" for curve in curves.found)
