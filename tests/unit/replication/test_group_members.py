@@ -78,6 +78,7 @@ async def test_a_region_leaves_once_all_others_have_what_it_has(tmp_path: Path) 
         await us.title("c1", "by us")
         await until(lambda: has(ap, "c1", "by us") and has(eu, "c1", "by us"))
         await eu.stop()
+        await us.title("c1", "what eu has not")
         await ap.group.members.decide(decisions.leave, "us", OPERATOR)
         await until(lambda: state(us, "us") is State.LEAVING)
         with pytest.raises(NotAMember, match="members join us"):
