@@ -67,27 +67,27 @@ async def test_a_write_is_one_trace_and_its_apply_elsewhere_links_to_it(
             and any(trace_id == root.trace_id for trace_id, _ in s.links)
         }
 
-    def writer(spans: list[ReceivedSpan]) -> str:
+    def served(spans: list[ReceivedSpan]) -> ReceivedSpan:
         # Just after a start eu's edge may not know yet that eu's own instance is healthy.
-        (served,) = (s for s in spans if s.service == "channels" and METHOD in s.name)
-        return served.region
+        traces = _client_traces(spans)
+        (found,) = (
+            s
+            for s in spans
+            if s.service == "channels" and METHOD in s.name and s.trace_id in traces
+        )
+        return found
 
     expected = {"client", "edge-sidecar", "channels-sidecar", "channels"}
     spans = running_mesh.collector.wait_for(
         lambda spans: (
             any(s.service == "client" for s in spans)
             and of_the_write(spans) >= expected
-            and appliers(spans) == {"ap", "eu", "us"} - {writer(spans)}
+            and appliers(spans) == {"ap", "eu", "us"} - {served(spans).region}
         ),
         seconds=60,
     )
     by_id = {s.span_id: s for s in spans}
-    (served,) = (
-        s
-        for s in spans
-        if s.service == "channels" and METHOD in s.name and s.trace_id in _client_traces(spans)
-    )
-    chain = [served]
+    chain = [served(spans)]
     while chain[-1].parent_id in by_id:
         chain.append(by_id[chain[-1].parent_id])
     # From the service back to the client through both proxies, without a hole.

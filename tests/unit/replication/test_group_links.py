@@ -222,7 +222,7 @@ async def test_streams_are_renewed_before_they_grow_old(tmp_path: Path) -> None:
         # The age is drawn when a stream begins to be watched: begin anew.
         await first.stop()
         await until(lambda: us.group.status().links[0].connected)
-        (second,) = us.group._links._followers["eu"]._streams
+        second, *_ = us.group._links._followers["eu"]._streams  # the third may have begun
         for number in range(20):
             await eu.title("c1", f"t{number}")
             await asyncio.sleep(0.05)

@@ -138,7 +138,9 @@ async def test_not_yet_here_comes_before_the_deadline(tmp_path: Path, sessions: 
     # Who does not promise it answers at once, and passes on what the caller had seen.
     carried = SessionTokens()
     carried.take(beyond, b"")
-    async with serving(tmp_path, reader, sessions=sessions, client=[carried]) as channel:
+    other = tmp_path / "2"  # a socket of its own: the first one's client may not have let go of it
+    other.mkdir()
+    async with serving(other, reader, sessions=sessions, client=[carried]) as channel:
         await call(channel, "Unary", request("news"), ANN)
     assert tokens.decode(carried.token) == tokens.decode(beyond)
     assert reader.calls == 1
