@@ -37,8 +37,6 @@ class Bulk:
         self.contents: list[bytes] = []
         self.befores: list[EntityState | None] = []
         self.afters: list[EntityState] = []
-        self.size = 0
-        """Of the keys and contents."""
 
     @property
     def count(self) -> int:
@@ -95,7 +93,6 @@ def upsert(
     first = journal.clock.reserve(len(messages), now_ms)
     made = Bulk(shape, list(zip(repeat(schema.name), keys)), range(first, first + len(messages)))
     made.contents = _contents(schema, shape, messages)
-    made.size = sum(map(len, keys)) + sum(map(len, made.contents))
     changeds = changes_of(journal.origin, made.clocks, repeat(actor))
     befores = list(map(changed_here.get, made.entities, journal.look_all(made.entities)))
     generations_here = [0 if before is None else before[0] for before in befores]

@@ -99,9 +99,9 @@ class Committer:
         self._wake.set()
         return future
 
-    async def run(self, store: Callable[[], None]) -> None:
-        """Stores something beside the journal, between two commits. Raises `StoreError`."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, store)
+    def on_thread(self, function: Callable[[], T]) -> asyncio.Future[T]:
+        """Calls a function on the thread that writes the store, between two commits."""
+        return asyncio.get_running_loop().run_in_executor(self._thread, function)
 
     def refuse(self, writes: Sequence[Write], error: Exception | None = None) -> None:
         """Tells writers that their writes are lost."""
@@ -210,10 +210,6 @@ class Committer:
 
     # For repairs.
 
-    def on_thread(self, function: Callable[[], T]) -> asyncio.Future[T]:
-        """Calls a function on the thread that writes the store."""
-        return asyncio.get_running_loop().run_in_executor(self._thread, function)
-
     def unstored(self, entity: EntityKey) -> bool:
         """Whether the stored state of an entity is behind, and will be stored again."""
         return entity in self._unflushed or entity in self._flushing
@@ -229,11 +225,8 @@ class Committer:
 
     async def _tend_journal(self) -> None:
         """A failure is logged, not raised."""
-        loop = asyncio.get_running_loop()
         try:
-            await self._tend(
-                lambda function: loop.run_in_executor(self._thread, function), self._watermark
-            )
+            await self._tend(self.on_thread, self._watermark)
         except StoreError as error:
             _log.warning("group %s could not cut its journal: %s", self._name, error)
 
@@ -247,5 +240,5 @@ class Committer:
             await asyncio.gather(self._tasks[1], return_exceptions=True)
         self._fail_all(GroupClosed(f"group {self._name} is closed"))
         await self.flush()
-        await asyncio.get_running_loop().run_in_executor(self._thread, self._store.close)
+        await self.on_thread(self._store.close)
         self._thread.shutdown()

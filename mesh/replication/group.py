@@ -346,7 +346,7 @@ class Group(Entities):
 
     async def fence(self, operation: Operation, time_ms: int) -> None:
         """Makes durable that an operation was granted to another region."""
-        await self._committer.run(lambda: self._store.fence(operation, time_ms))
+        await self._committer.on_thread(lambda: self._store.fence(operation, time_ms))
 
     def now_ms(self) -> int:
         """The wall clock in milliseconds."""

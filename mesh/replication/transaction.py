@@ -75,10 +75,6 @@ class _Draft:
             pack(shape, map(self.cells.__getitem__, shape)),
         )
 
-    @property
-    def size(self) -> int:
-        return len(self.entity[1]) + sum(map(len, self.cells.values()))
-
     def columns(self, context: WriteContext, left: int) -> Columns:
         return of_changes((self.change(context, left),))
 
@@ -384,7 +380,8 @@ class Transaction:
             parts.append(columns)
             befores += made.befores
             afters += made.afters
-            size += made.size + made.count * _CHANGE_OVERHEAD
+            size += sum(map(len, columns.contents)) + made.count * _CHANGE_OVERHEAD
+            size += sum([len(key) for _, key in columns.entities])
         if receipt is not None:
             size += len(receipt.response) + len(receipt.digest)
         if size > MAX_WRITE:

@@ -25,7 +25,6 @@ from mesh.replication.core.shapes import (
     Shape,
     interned,
     merge_layers,
-    new_packed,
     order,
     places,
     split,
@@ -155,7 +154,7 @@ def replacing(
                 False,
                 before[2],
                 changed,
-                new_packed((shape, changed, content, cells.below, cells.depth)),
+                Packed(shape, changed, content, cells.below),
             )
         )
         if before is not None

@@ -30,6 +30,13 @@ def _living(states: Iterable[EntityState | None]) -> int:
 _DELETED: Callable[[EntityState], bool] = itemgetter(1)
 
 
+def _firsts(
+    changed: Sequence[EntityKey], befores: Sequence[EntityState | None]
+) -> dict[EntityKey, EntityState | None]:
+    """Of each entity what was before the first of its changes."""
+    return dict(zip(reversed(changed), reversed(befores), strict=False))
+
+
 class Merging:
     """What storing frames will change: of each entity the state before and after.
 
@@ -80,7 +87,7 @@ class Merging:
 
         A loop would cost several times as much as these columns do.
         """
-        before = dict(zip(reversed(changed), reversed(befores), strict=False))  # the first ones
+        before = _firsts(changed, befores)
         if not all(map(is_, map(self._committed.get, before), before.values())):
             return False
         self.before = before
@@ -123,9 +130,7 @@ class Merging:
         )
         if unknown is None and all(states):
             # Of several changes of one entity the last one takes the place of the others.
-            first = dict(zip(reversed(columns.entities), reversed(standing), strict=True))
-            first.update(befores)
-            self.before = first
+            self.before = _firsts(columns.entities, standing) | befores
             afters.update(zip(columns.entities, states, strict=True))  # type: ignore[arg-type] # not None
             return
         for at, entity in enumerate(columns.entities):

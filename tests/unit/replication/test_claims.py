@@ -165,7 +165,7 @@ async def test_a_result_is_told_once_what_it_wrote_is_seen(tmp_path: Path) -> No
         assert journal.take(frame)
         batch = journal.next_batch()
         assert batch is not None
-        await us.group._committer.run(lambda: us.group.log.commit(batch))
+        await us.group._committer.on_thread(lambda: us.group.log.commit(batch))
         # It is on disk, and not visible yet.
         actor, method, request_id = OPERATION
         request = link_pb2.ClaimRequest(
