@@ -8,6 +8,8 @@ an empty stage for a small mesh that a test starts, and breaks, by itself.
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from mesh.local.layout import Layout
 from mesh.local.ports import claim_blocks
 from mesh.topology import load
 from tests.support.collector import Collector
-from tests.support.mesh import RunningMesh
+from tests.support.mesh import Run, RunningMesh
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -39,6 +41,25 @@ def running_mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunningMe
     asyncio.run(stop(layout))
     collector.close()
     claim.release()
+
+
+@pytest.fixture
+def isthmus(running_mesh: RunningMesh, tmp_path: Path) -> Run:
+    """Runs a command as an operator would, from anywhere."""
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        mesh = str(running_mesh.layout.topology.path)
+        return subprocess.run(
+            [sys.executable, "-m", "mesh.cli", *arguments],
+            cwd=tmp_path,
+            env={"PATH": "/usr/bin:/bin", "ISTHMUS_MESH": mesh},
+            capture_output=True,
+            text=True,
+            timeout=100,
+            check=False,
+        )
+
+    return run
 
 
 @pytest.fixture

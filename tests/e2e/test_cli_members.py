@@ -3,37 +3,19 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 import time
-from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from mesh.cli.exits import Exit
-from tests.support.mesh import RunningMesh
+from tests.support.mesh import Run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
 
 @pytest.fixture
-def members(running_mesh: RunningMesh, tmp_path: Path) -> Run:
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        mesh = str(running_mesh.layout.topology.path)
-        return subprocess.run(
-            [sys.executable, "-m", "mesh.cli", "members", *arguments],
-            cwd=tmp_path,
-            env={"PATH": "/usr/bin:/bin", "ISTHMUS_MESH": mesh},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-
-    return run
+def members(isthmus: Run) -> Run:
+    return lambda *arguments: isthmus("members", *arguments)
 
 
 def states(members: Run, region: str, viewer: str) -> set[str]:

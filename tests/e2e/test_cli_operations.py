@@ -4,40 +4,16 @@ from __future__ import annotations
 
 import json
 import subprocess
-import sys
 import time
 import uuid
-from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from mesh.cli.exits import Exit
-from tests.support.mesh import RunningMesh
+from tests.support.mesh import Run, RunningMesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def isthmus(running_mesh: RunningMesh, tmp_path: Path) -> Run:
-    """Runs a command as an operator would, from anywhere."""
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        mesh = str(running_mesh.layout.topology.path)
-        return subprocess.run(
-            [sys.executable, "-m", "mesh.cli", *arguments],
-            cwd=tmp_path,
-            env={"PATH": "/usr/bin:/bin", "ISTHMUS_MESH": mesh},
-            capture_output=True,
-            text=True,
-            timeout=100,
-            check=False,
-        )
-
-    return run
 
 
 @pytest.fixture

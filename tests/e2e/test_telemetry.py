@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import http.client
 import ssl
-import subprocess
-import sys
 import uuid
 from typing import Any
 
@@ -18,8 +16,9 @@ from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 
+from mesh.cli.exits import Exit
 from tests.support.collector import ReceivedSpan
-from tests.support.mesh import RunningMesh
+from tests.support.mesh import Run, RunningMesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
 
@@ -104,12 +103,12 @@ def test_metrics_arrive_over_otlp_too(running_mesh: RunningMesh) -> None:
     running_mesh.collector.wait_for(lambda _: expected <= running_mesh.collector.metric_names)
 
 
-def test_an_operator_reads_a_workloads_metrics_through_the_edge(running_mesh: RunningMesh) -> None:
+def test_an_operator_reads_a_workloads_metrics_through_the_edge(
+    running_mesh: RunningMesh, isthmus: Run
+) -> None:
     layout = running_mesh.layout
-    mesh = str(layout.topology.path)
-    subprocess.run(  # each workload of each region has served a call by then
-        [sys.executable, "-m", "mesh.cli", "status", "--mesh", mesh], check=True, timeout=60
-    )
+    asked = isthmus("status")
+    assert asked.returncode == Exit.OK, asked.stdout + asked.stderr  # each workload served a call
     context = ssl.create_default_context(cafile=str(layout.operator / "trust.crt"))
     context.load_cert_chain(layout.operator / "tls.crt", layout.operator / "tls.key")
     address = layout.topology.edge("eu")

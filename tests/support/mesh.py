@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from mesh.local.layout import Layout
@@ -16,3 +18,7 @@ class RunningMesh:
     layout: Layout
     record: Record
     collector: Collector
+
+
+Run = Callable[..., subprocess.CompletedProcess[str]]
+"""Runs a command, given its arguments."""
