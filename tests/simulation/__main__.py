@@ -61,6 +61,8 @@ def main(arguments: list[str]) -> int:
         ):
             done += len(piece)
             failed += found
+            if found:
+                print(f"failed: {' '.join(map(str, found))}", flush=True)
             now = time.monotonic()
             if now - said >= _EVERY_SECONDS or done == given.seeds:
                 said = now
@@ -69,8 +71,6 @@ def main(arguments: list[str]) -> int:
     for seed in failed[:5]:
         print()
         print("\n".join(explain(seed, given.regions)), flush=True)
-    if failed:
-        print(f"\nfailed: {' '.join(map(str, failed))}")
     return 1 if failed else 0
 
 

@@ -51,7 +51,7 @@ def checksums_of_stored_states_are_not_checked() -> Iterator[None]:
 
 @bug
 def ranges_are_compared_whatever_touched_them() -> Iterator[None]:
-    with patch.object(Recent, "beyond", lambda self, vector: []):
+    with patch.object(Recent, "beyond", lambda self, vector: set()):
         yield
 
 

@@ -30,7 +30,6 @@ from mesh.replication.core.frames import parse
 if TYPE_CHECKING:
     from mesh.replication.core.integrity import Integrity
     from mesh.replication.core.journal import Journal
-    from mesh.replication.core.recent import Touched
 
 PASS_EVERY_MS = 2000
 """A pass begins at most so often; one over a large group takes longer, by its budget."""
@@ -129,9 +128,11 @@ class Comparison:
         """Compares what an answer tells, as far as the budget allows; returns what to ask next."""
         if self._asked_ms is not None and not 0 <= now_ms - self._asked_ms < PATIENCE_MS:
             self.forget()
+        if not self._integrity.comparing.open:
+            return None
         if self._answer is not None and covers(self._journal.vector, self._vector):
             self._compare(self._answer, now_ms)
-        if self._asked_ms is not None or not self._integrity.comparing.open:
+        if self._asked_ms is not None:
             return None
         return self._inquire(now_ms)
 
@@ -241,13 +242,9 @@ class Comparison:
                 self.equal_up_to = self._least or {}
                 self._proven_ms = self._began_ms
 
-    def _touched(self, piece: Piece, beyond: list[Touched]) -> set[EntityKey]:
+    def _touched(self, piece: Piece, beyond: set[EntityKey]) -> set[EntityKey]:
         """The entities of a piece that changed here beyond the peer's vector."""
-        mine = set(self._integrity.digest.within(piece.first, piece.end))
-        found: set[EntityKey] = set()
-        for commit in beyond:
-            found |= commit.entities & mine
-        return found
+        return beyond.intersection(self._integrity.digest.within(piece.first, piece.end))
 
     def _by_sum(
         self, piece: Piece, told: digest_pb2.RangeDigest, touched: set[EntityKey], now_ms: int
@@ -272,7 +269,7 @@ class Comparison:
         piece: Piece,
         told: digest_pb2.RangeEntities,
         touched: set[EntityKey],
-        beyond: list[Touched],
+        beyond: set[EntityKey],
         now_ms: int,
     ) -> None:
         if not self._shorten(piece, told.range.end):
@@ -285,7 +282,7 @@ class Comparison:
             unread |= set(digest.within(piece.first, piece.end)) - theirs.keys()
         mine = set(digest.within(piece.first, piece.end))
         # Deleted beyond the peer's vector, and the tombstone is dropped already.
-        gone = {e for e in theirs.keys() - mine if any(e in each.entities for each in beyond)}
+        gone = (theirs.keys() - mine) & beyond
         differing = [
             entity
             for entity in theirs.keys() | mine

@@ -18,9 +18,9 @@ MOST_COMMITS = 4000
 
 
 class Touched(NamedTuple):
-    """What a commit touched; `frames` are (origin, first, last)."""
+    """What a commit touched, and up to where it took each origin."""
 
-    frames: tuple[tuple[Origin, int, int], ...]
+    positions: Vector
     entities: frozenset[EntityKey]
 
 
@@ -30,25 +30,35 @@ class Recent:
     def __init__(self, floor: Mapping[Origin, int]) -> None:
         self._floor: Vector = dict(floor)
         self._commits: deque[Touched] = deque()
+        # An origin's positions rise from commit to commit: what is beyond one lies at the end.
+        self._by_origin: dict[Origin, deque[tuple[int, frozenset[EntityKey]]]] = {}
         self._size = 0
 
     def note(self, frames: Iterable[Frame], touched: Collection[EntityKey]) -> None:
         """A commit became visible."""
-        places = tuple((frame.origin, frame.first, frame.last) for frame in frames)
-        self._commits.append(Touched(places, frozenset(touched)))
-        self._size += len(touched)
+        commit = Touched({frame.origin: frame.last for frame in frames}, frozenset(touched))
+        self._commits.append(commit)
+        self._size += len(commit.entities)
+        for origin, last in commit.positions.items():
+            self._by_origin.setdefault(origin, deque()).append((last, commit.entities))
         while self._size > MOST_ENTITIES or len(self._commits) > MOST_COMMITS:
             oldest = self._commits.popleft()
             self._size -= len(oldest.entities)
-            for origin, _, last in oldest.frames:
-                self._floor[origin] = max(last, self._floor.get(origin, 0))
+            for origin in oldest.positions:
+                self._floor[origin], _ = self._by_origin[origin].popleft()
 
-    def beyond(self, vector: Mapping[Origin, int]) -> list[Touched] | None:
-        """The commits that hold anything beyond a vector; None if that is not known any more."""
+    def beyond(self, vector: Mapping[Origin, int]) -> set[EntityKey] | None:
+        """The entities of all commits that hold anything beyond a vector.
+
+        None if that is not known any more. Costs as much as there is beyond the vector.
+        """
         if not covers(vector, self._floor):
             return None
-        return [
-            commit
-            for commit in self._commits
-            if any(last > vector.get(origin, 0) for origin, _, last in commit.frames)
-        ]
+        found: set[EntityKey] = set()
+        for origin, commits in self._by_origin.items():
+            taken = vector.get(origin, 0)
+            for last, entities in reversed(commits):
+                if last <= taken:
+                    break
+                found |= entities
+        return found
