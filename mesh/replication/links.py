@@ -339,8 +339,9 @@ class _Stream:
         if self._receiver.release():
             self._group.frames_came()
         if self.greeted.is_set():
-            messages = self._receiver.settle() + self._receiver.want(self._follower.wanted())
-            for message in messages + self._receiver.compare(self._group.now_ms()):
+            now_ms = self._group.now_ms()
+            messages = self._receiver.settle(now_ms) + self._receiver.want(self._follower.wanted())
+            for message in messages + self._receiver.compare(now_ms):
                 self._outgoing.put_nowait(message)
 
 

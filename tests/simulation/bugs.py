@@ -276,11 +276,11 @@ def a_failed_commit_is_stored_all_the_same() -> Iterator[None]:
 def what_came_is_acknowledged_as_durable() -> Iterator[None]:
     real = receiving.Receiver.settle
 
-    def settle(self: Any) -> Any:
+    def settle(self: Any, now_ms: int) -> Any:
         kept = self._journal.vector
         self._journal.vector = {**kept, **self._journal.taken}
         try:
-            return real(self)
+            return real(self, now_ms)
         finally:
             self._journal.vector = kept
 

@@ -120,8 +120,9 @@ class Stream:
     def settle(self, wanted: set[str]) -> None:
         """Takes what is proven, acknowledges, grants and asks."""
         self.receiver.release()
-        messages = self.receiver.settle() + self.receiver.want(wanted)
-        self.ask(messages + self.receiver.compare(self._target.wall_ms))
+        now_ms = self._target.wall_ms
+        messages = self.receiver.settle(now_ms) + self.receiver.want(wanted)
+        self.ask(messages + self.receiver.compare(now_ms))
 
     def close(self) -> None:
         """The target ends the stream."""

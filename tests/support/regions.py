@@ -217,7 +217,7 @@ class Link:
         wall = 1_000_000 + now_ms
         try:
             self._receiver.release()
-            self._up.extend(self._receiver.settle())
+            self._up.extend(self._receiver.settle(wall + self.target.skew_ms))
             self._up.extend(self._receiver.compare(wall + self.target.skew_ms))
             for _ in range(min(most, len(self._up))):
                 answers, lost = self._sender.on_message(

@@ -34,6 +34,9 @@ WINDOW_CHANGES = 1 << 16
 So much for the peer's own changes, and once more for each region that the peer relays.
 """
 
+HEARSAY_MS = 100
+"""How often a peer hears of what did not come from it, while nothing else is to be said."""
+
 
 @dataclass
 class PeerView:
@@ -81,7 +84,11 @@ class Receiver:
         # Granted, and not merged yet: what is on its way, and what is owed.
         self._bytes = 0
         self._changes = 0
+        # Of that, what came.
+        self._owed_bytes = 0
+        self._owed_changes = 0
         self._acknowledged: Vector | None = None
+        self._acknowledged_ms = 0
         self._wanted: frozenset[str] = frozenset()
         # All that was ever wanted on this stream: frames may be under way when it changes.
         self._asked: frozenset[str] = frozenset()
@@ -115,7 +122,13 @@ class Receiver:
         return [want, *self._grant()]
 
     def _grant(self) -> list[link_pb2.FollowRequest]:
+        """More credit, once the sender has less than half a window left."""
         windows = 1 + len(self._wanted - {self._peer, self._journal.region})
+        if (
+            self._bytes - self._owed_bytes >= windows * WINDOW_BYTES // 2
+            and self._changes - self._owed_changes >= windows * WINDOW_CHANGES // 2
+        ):
+            return []
         size = max(0, windows * WINDOW_BYTES - self._bytes)
         changes = max(0, windows * WINDOW_CHANGES - self._changes)
         if not size and not changes:
@@ -178,6 +191,8 @@ class Receiver:
             self.relayed.hold(frame)
             self._journal.lag.note(frame.origin, frame.first, frame.columns.clocks[0])
         self._owed.append((frame.origin, frame.last, len(frame.body), frame.count))
+        self._owed_bytes += len(frame.body)
+        self._owed_changes += frame.count
 
     def release(self) -> bool:
         """Takes the relayed frames that are proven by now; tells whether there were any.
@@ -207,21 +222,29 @@ class Receiver:
             raise errors.RestoredBackup(f"{self._peer} knows more of {own} than is here")
         self._journal.integrity.with_peer(self._peer).parked = message.parked
 
-    def settle(self) -> list[link_pb2.FollowRequest]:
-        """After a commit: acknowledges what is durable, and grants what it freed."""
+    def settle(self, now_ms: int) -> list[link_pb2.FollowRequest]:
+        """After a commit: acknowledges what is durable, and grants what it freed.
+
+        At once if any of it was wanted from this peer. What came otherwise holds nobody up, and
+        is said along with that, or with the first message or commit after `HEARSAY_MS`.
+        """
         vector = self._journal.vector
         kept: deque[tuple[Origin, int, int, int]] = deque()
         for owed in self._owed:
             if vector.get(owed[0], 0) >= owed[1]:
                 self._bytes -= owed[2]
                 self._changes -= owed[3]
+                self._owed_bytes -= owed[2]
+                self._owed_changes -= owed[3]
             else:
                 kept.append(owed)
         self._owed = kept
-        self._bytes -= self._taking.freed()
+        freed = self._taking.freed()
+        self._bytes -= freed
         messages, self._requests = self._requests, []
-        if vector != self._acknowledged:
+        if freed or self._news(vector, now_ms):
             self._acknowledged = vector
+            self._acknowledged_ms = now_ms
             messages.append(
                 link_pb2.FollowRequest(
                     acknowledgement=link_pb2.Acknowledgement(
@@ -231,6 +254,15 @@ class Receiver:
                 )
             )
         return messages + self._grant()
+
+    def _news(self, vector: Vector, now_ms: int) -> bool:
+        said = self._acknowledged
+        if said is None or vector == said:
+            return said is None
+        wanted = (origin for origin in vector if origin.region in self._asked)
+        return not 0 <= now_ms - self._acknowledged_ms < HEARSAY_MS or any(
+            vector[origin] != said.get(origin) for origin in wanted
+        )
 
     def compare(self, now_ms: int) -> list[link_pb2.FollowRequest]:
         """Goes on comparing what is here with what the peer holds; asks it when that is due."""

@@ -67,7 +67,7 @@ class Stream:
 
     def carry(self, rounds: int, alter: bool = False) -> None:
         for _ in range(rounds):
-            self._ask(self.receiver.settle())
+            self._ask(self.receiver.settle(NOW_MS))
             for message in self.sender.poll(NOW_MS, {}):
                 if alter and message.HasField("piece"):
                     body = message.piece.body
