@@ -121,8 +121,8 @@ class Integrity:
     def scrub(self, now_ms: int) -> None:
         """Hashes again what was hashed, and compares; as much as the budget gives."""
         if self._bucket >= BUCKETS:
-            if now_ms < self._next_pass_ms:
-                return
+            if 0 < self._next_pass_ms - now_ms <= SCRUB_EVERY_MS:
+                return  # a time further off is of a clock that was set back since
             self._next_pass_ms = now_ms + SCRUB_EVERY_MS
             self._bucket = 0
         while self._bucket < BUCKETS and self.scrubbing.open:
