@@ -70,6 +70,8 @@ class Damage:
         hashed = journal.integrity.digest.kept(entity) is not None
         if state is None or not hashed or journal.look(entity) is not state:
             return
+        if entity in region.replacing:
+            return  # what takes its place was made of it when it was whole
         wrong = altered(encode(state), at)
         if wrong is not None and entity not in self._since:
             journal.committed[entity] = wrong

@@ -108,6 +108,8 @@ class Disk:
                 changed[at % len(changed)] ^= 1 + at % 255
                 rows = {**record.states, entity: (bytes(changed), hash)}
                 self.records[number] = replace(record, states=rows)
+                if self._states.get(entity) == (data, hash):
+                    self._states[entity] = rows[entity]
                 return
 
     def rotten(self) -> set[EntityKey]:

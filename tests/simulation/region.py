@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.message import Message
@@ -115,7 +115,8 @@ class Region:
         self.escrow = Escrow(self)
         self.calls = Calls(self)
         self._linked: set[str] = set()
-        self._busy = self._installing = False
+        self._busy = False
+        self._storing: Batch | None = None
         self.stability = horizon.Stability()
         self._unflushed = set(recovered.replayed)
         self._flushing: list[EntityKey] = []
@@ -254,7 +255,7 @@ class Region:
             return
         self._check_time(batch)
         self._busy = True
-        self._installing = batch.staging is not None and batch.staging.install is not None
+        self._storing = batch
         if not self.disk_full:
             self.disk.commit(batch.frames, batch.settled, batch.staging, batch.keys)
         outcome = self._failed if self.disk_full else self._stored
@@ -277,7 +278,7 @@ class Region:
         if self._installing:
             self.world.model.reaches(self.name, batch.vector)
             self.world.snapshots += 1
-        self._installing = False
+        self._storing = None
         self.world.watch.check(self, visible)
         self.world.model.shows(self.name, visible.frames)
         self._unflushed |= visible.after.keys()
@@ -297,8 +298,19 @@ class Region:
         self.escrow.stored(visible.after)
         self.commit()
 
+    @property
+    def _installing(self) -> bool:
+        """Whether a snapshot is about to become visible."""
+        staging = self._storing.staging if self._storing else None
+        return staging is not None and staging.install is not None
+
+    @property
+    def replacing(self) -> Collection[EntityKey]:
+        """The entities of which the commit under way will put another state in its place."""
+        return self._storing.merged.after.keys() if self._storing else ()
+
     def _failed(self, batch: Batch) -> None:
-        self._busy = self._installing = False
+        self._busy, self._storing = False, None
         self.refuse(self.journal.failed(batch))
         self.world.timeline.after(RETRY_MS, self.living(self.commit))
 

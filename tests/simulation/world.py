@@ -85,16 +85,13 @@ class World:
     def settle(self) -> None:
         """Ends all faults, waits until the regions are equal, and checks everything."""
         self.heal()
-        # What was written under a clock that was ahead is taken once its time has come.
-        latest = max(
-            max(region.wall_ms, milliseconds(region.journal.clock.last))
-            for region in self.regions.values()
-        )
         for region in self.regions.values():
+            region.skew_ms += int(self.timeline.now * region.drift)
             region.drift = 0.0
-            region.skew_ms += latest - region.wall_ms
             region.disk_ms = 2
             region.disk_full = False
+        self._pass_time()
+        for region in self.regions.values():
             region.start()
         self._even_out()
         older = [region for region in self.regions.values() if not region.newest]
@@ -107,6 +104,20 @@ class World:
             self._even_out()
         self.check()
 
+    def _pass_time(self) -> None:
+        """What was written under a clock that was ahead is taken once its time has come.
+
+        Its writer may know nothing of it any more: that region lost its disk since.
+        """
+        written = [region.journal.clock.last for region in self.regions.values()]
+        for region in self.regions.values():
+            written += (frame.newest for frame in region.journal.arrivals)
+        latest = max(
+            milliseconds(max(written)), *(region.wall_ms for region in self.regions.values())
+        )
+        for region in self.regions.values():
+            region.skew_ms += latest - region.wall_ms
+
     def _even_out(self) -> None:
         end = self.timeline.now + SETTLED_WITHIN_MS
         asked_at = 0
@@ -114,6 +125,8 @@ class World:
             if self.timeline.now >= asked_at:
                 asked_at = self.timeline.now + _ASK_AGAIN_MS
                 self._take_all_in()
+                if any(region.journal.arrivals.early for region in self.regions.values()):
+                    self._pass_time()  # it was under way until now
             if self.timeline.now >= end:
                 raise Violation(f"the regions are not equal {SETTLED_WITHIN_MS} ms after the end")
             self.timeline.run(_STEP_MS)
