@@ -83,17 +83,13 @@ class Life:
     ) -> list[Origin]:
         """The former lives of the region of which a vector has all, whoever may hold it.
 
-        Each peer said in this life that it has no more of them: what they held may be taken over.
-        Evicted ones too: what they alone know of may have been spent.
+        Each peer said in this life that it has no more of any of them: what they held may be taken
+        over. Evicted ones too: what they alone know of may have been spent. And a life of which
+        something is missing here may have taken over what those before it left.
         """
-        taken = [each for peer, each in self._taken.items() if remembered(peer)]
-        return [
-            life
-            for life, sequence in sorted(vector.items())
-            if life.region == self.region
-            and life != self.origin
-            and all(peer is not None and peer.get(life, 0) <= sequence for peer in taken)
-        ]
+        if not all(self.whole(peer, vector) for peer in self._taken if remembered(peer)):
+            return []
+        return sorted(life for life in vector if life.region == self.region and life != self.origin)
 
     def whole(self, peer: str, vector: Mapping[Origin, int]) -> bool:
         """Whether a peer said in this life that it knows no more of any life than a vector has."""
