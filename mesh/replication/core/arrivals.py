@@ -26,8 +26,8 @@ class Arrivals:
         self.waiting: dict[Origin, deque[Frame]] = {}
         self._heads = dict(heads)
         self._now_ms = now_ms
-        self._due: dict[tuple[Origin, int], int] = {}
-        """Of frames that came from the future, by origin and first number: when their time is."""
+        self._next_due_ms: int | None = None
+        """When the time comes of the next frame that was found to be from the future."""
 
     def end(self, origin: Origin) -> tuple[int, bytes]:
         """How far an origin has come, stored or not, and the hash of its chain there."""
@@ -50,9 +50,6 @@ class Arrivals:
             raise ChainBroken(f"{where} is damaged: {error}") from None
         self.came(frame)
         self.waiting.setdefault(origin, deque()).append(frame)
-        due_ms = milliseconds(frame.newest) - MAX_AHEAD_MS
-        if due_ms > self._now_ms:
-            self._due[origin, frame.first] = due_ms
         return True
 
     def came(self, frame: Frame) -> None:
@@ -63,15 +60,15 @@ class Arrivals:
     def pass_time(self, now_ms: int) -> bool:
         """Says what the clock shows. Returns whether the time of a frame from the future came."""
         self._now_ms = now_ms
-        return any(due_ms <= now_ms for due_ms in self._due.values())
+        return self._next_due_ms is not None and self._next_due_ms <= now_ms
 
     @property
     def early(self) -> dict[Origin, int]:
         """The origins whose next change comes from the future: how far ahead of the clock here."""
         return {
-            origin: due_ms - self._now_ms + MAX_AHEAD_MS
+            origin: milliseconds(frames[0].newest) - self._now_ms
             for origin, frames in self.waiting.items()
-            if (due_ms := self._due.get((origin, frames[0].first), 0)) > self._now_ms
+            if _due_ms(frames[0]) > self._now_ms
         }
 
     def __iter__(self) -> Iterator[Frame]:
@@ -80,6 +77,7 @@ class Arrivals:
 
     def admit(self, vector: Vector) -> list[Frame]:
         """Takes the waiting frames whose dependencies `vector` covers, and adds them to it."""
+        self._next_due_ms = None
         admitted: list[Frame] = []
         size = 0
         again = True
@@ -88,7 +86,6 @@ class Arrivals:
             for origin, frames in self.waiting.items():
                 while frames and size < _BATCH_BYTES and self._may_come(frames[0], vector):
                     frame = frames.popleft()
-                    self._due.pop((origin, frame.first), None)
                     admitted.append(frame)
                     vector[origin] = frame.last
                     size += len(frame.body)
@@ -97,7 +94,11 @@ class Arrivals:
         return admitted
 
     def _may_come(self, frame: Frame, vector: Vector) -> bool:
-        if self._due and self._due.get((frame.origin, frame.first), 0) > self._now_ms:
+        # Judged each time: the clock may be set back while a frame waits for what it depends on.
+        due_ms = _due_ms(frame)
+        if due_ms > self._now_ms:
+            if self._next_due_ms is None or due_ms < self._next_due_ms:
+                self._next_due_ms = due_ms
             return False
         return covers(vector, frame.dependencies)
 
@@ -119,3 +120,8 @@ class Arrivals:
 
     def _tidy(self) -> None:
         self.waiting = {origin: frames for origin, frames in self.waiting.items() if frames}
+
+
+def _due_ms(frame: Frame) -> int:
+    """From when on a frame may be applied: no more of it is from the future than is allowed."""
+    return milliseconds(frame.newest) - MAX_AHEAD_MS
