@@ -20,14 +20,15 @@ from mesh.replication.core.journal import Journal
 from mesh.replication.errors import GroupClosed, OriginChanged, StoreError, WriteNotStored
 from mesh.replication.horizon import Run
 from mesh.replication.store import Store
+from mesh.replication.tail import Tail
 
 _log = logging.getLogger("isthmus.replication")
 
 T = TypeVar("T")
 
 FLUSH_SECONDS = 5.0
-_FLUSH_PIECE = 100
-"""How many states are stored at once: commits wait for no more, about 3 ms."""
+_FLUSH_PIECE = 25
+"""How many states are stored at once: commits wait for no more, about 1 ms."""
 
 _FLUSH_SHARE = 0.1
 """How much of the time may go into storing states; more of the journal is replayed instead."""
@@ -47,6 +48,7 @@ class Committer:
         name: str,
         journal: Journal,
         store: Store,
+        tail: Tail,
         unflushed: Iterable[EntityKey],
         on_visible: Callable[[Visible], None],
         tend: Callable[[Run, Vector], Awaitable[None]],
@@ -54,6 +56,7 @@ class Committer:
         self._name = name
         self._journal = journal
         self._store = store
+        self._tail = tail
         self._on_visible = on_visible
         self._tend = tend
         # A snapshot is stored with its states: none from before it may be stored after it.
@@ -134,7 +137,7 @@ class Committer:
     async def _commit(self, batch: Batch) -> bool:
         loop = asyncio.get_running_loop()
         try:
-            await loop.run_in_executor(self._thread, self._store.commit, batch)
+            stored = await loop.run_in_executor(self._thread, self._store.commit, batch)
         except StoreError as error:
             _log.error("group %s could not store: %s", self._name, error)
             refused = WriteNotStored(str(error))
@@ -143,6 +146,7 @@ class Committer:
             # Frames wait in the journal; a new write tries at once.
             loop.call_later(RETRY_SECONDS, self._wake.set)
             return False
+        self._tail.append(stored)
         visible = self._journal.stored(batch)
         self._unflushed.update(visible.after)
         position = {batch.local.origin: batch.local.last} if batch.local else {}

@@ -37,6 +37,7 @@ from mesh.replication.rights import Rights
 from mesh.replication.schema import ClassOf, generated_class
 from mesh.replication.scrubbing import Scrubber
 from mesh.replication.standing import Standing
+from mesh.replication.tail import Tail
 from mesh.replication.transaction import Transaction
 from mesh.replication.views import (
     Applied,
@@ -85,6 +86,7 @@ class Group(Entities):
         self.region = journal.region
         self.peers = peers
         self.log = store
+        self.tail = Tail(store)
         self.link_max_age = link_max_age
         self.left = False
         self.changes_applied = 0
@@ -118,7 +120,7 @@ class Group(Entities):
         )
         self._horizon = Horizon(journal, store, self.members, keep_bytes, self.now_ms)
         self._committer = Committer(
-            name, journal, store, unflushed, self._visible, self._horizon.tend
+            name, journal, store, self.tail, unflushed, self._visible, self._horizon.tend
         )
         self._links = Links(self)
         self._rights = Rights(journal, schema, self._submit)

@@ -39,7 +39,7 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
         """One link; ends with a typed error if the two ends cannot link."""
         peer = self._peer_region(context)
         group = self._group
-        sender = Sender(group.journal, group.log, group.name, peer)
+        sender = Sender(group.journal, group.tail, group.name, peer)
         answers: asyncio.Queue[link_pb2.FollowResponse] = asyncio.Queue()
         signal = asyncio.Event()
         group.commit_signals.add(signal)

@@ -259,9 +259,11 @@ class Receiver:
         said = self._acknowledged
         if said is None or vector == said:
             return said is None
-        wanted = (origin for origin in vector if origin.region in self._asked)
+        mine = self._journal.origin
         return not 0 <= now_ms - self._acknowledged_ms < HEARSAY_MS or any(
-            vector[origin] != said.get(origin) for origin in wanted
+            sequence != said.get(origin)
+            for origin, sequence in vector.items()
+            if origin != mine and origin.region in self._asked
         )
 
     def compare(self, now_ms: int) -> list[link_pb2.FollowRequest]:

@@ -22,6 +22,7 @@ from mesh.replication.errors import (
     StoreMismatch,
     StoreTooNew,
 )
+from mesh.replication.store.checkpoints import Checkpoints
 
 FORMAT = 1
 """The version of the tables, kept as `user_version`."""
@@ -46,6 +47,8 @@ class Database:
         tables: Iterable[str],
     ) -> None:
         self._broken: StoreBroken | None = None
+        self._synced = True
+        self._checkpoints: Checkpoints | None = None
         self.path = folder / f"{group}.sqlite3"
         self.remedy = (
             "start the region with an empty store, which fetches what its peers hold: "
@@ -89,6 +92,7 @@ class Database:
                 "INSERT OR REPLACE INTO meta VALUES ('contract_digest', ?)", (digest,)
             )
             self.reader = self.connect()
+            self._checkpoints = Checkpoints(group, self.connect())
         if new:
             for folder in (self.path.parent, self.path.parent.parent):
                 _sync_folder(folder)
@@ -120,11 +124,14 @@ class Database:
         )
         connection.execute("PRAGMA journal_mode=WAL")
         connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_autocheckpoint=0")
         self.path.chmod(0o600)
         return connection
 
     def close(self) -> None:
         """Lets go of the file."""
+        if self._checkpoints is not None:
+            self._checkpoints.close()
         self.reader.close()
         self.writer.close()
         os.close(self._lock)
@@ -141,10 +148,14 @@ class Database:
         with self.translated():
             cursor = self.writer.cursor()
             try:
-                cursor.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+                if synced != self._synced:
+                    cursor.execute(f"PRAGMA synchronous={'FULL' if synced else 'NORMAL'}")
+                    self._synced = synced
                 cursor.execute("BEGIN IMMEDIATE")
                 yield cursor
                 cursor.execute("COMMIT")
+                if self._checkpoints is not None:
+                    self._checkpoints.written(cursor)
             except BaseException:
                 if self.writer.in_transaction:
                     self.writer.rollback()

@@ -123,9 +123,11 @@ class SqliteStore:
         """Makes a batch durable in one transaction: frames, positions, receipts, history."""
         with self._database.transaction() as cursor:
             stored = frames.append(cursor, batch.frames)
-            keys.keep(cursor, batch.keys)
+            if batch.keys:
+                keys.keep(cursor, batch.keys)
             came = [receipt for frame in batch.frames for receipt in frame.receipts]
-            batch.merged.doubled = operations.keep(cursor, batch.receipts, came)
+            if batch.receipts or came:
+                batch.merged.doubled = operations.keep(cursor, batch.receipts, came)
             if self._history_types:
                 history.keep(cursor, batch.frames, self._history_types)
             if batch.settled:

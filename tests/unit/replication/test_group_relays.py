@@ -50,7 +50,7 @@ async def test_a_lying_relay_is_refused_and_another_brings_the_truth(tmp_path: P
     await asyncio.gather(*(found[name].start() for name in ("ap", "eu", "sa")))
     try:
         # Before anybody follows it: a stream keeps the log that it began with.
-        found["ap"].group.log = LyingLog(found["ap"].group, "eu")  # type: ignore[assignment]
+        found["ap"].group.tail = LyingLog(found["ap"].group, "eu")  # type: ignore[assignment]
         await us.start()
         await eu.title("c1", "true")
         await until(lambda: equal(eu, found["ap"]), 40)

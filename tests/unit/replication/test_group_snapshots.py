@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 from isthmus.channels.v1 import channel_pb2
 
-from mesh.replication import Group, Transaction, committer
+from mesh.replication import Group, Transaction, committer, tail
 from mesh.replication.core import generations, snapshots
 from mesh.replication.core.errors import LinkFault
 from tests.unit.replication.test_group_links import FIRST_OPERATOR, Region, regions, until
@@ -25,6 +25,7 @@ def eager() -> Iterator[None]:
     with (
         patch.object(committer, "FLUSH_SECONDS", 0.05),
         patch.dict(Group.open.__func__.__kwdefaults__, keep_bytes=0),
+        patch.object(tail, "KEPT_BYTES", 0),
         patch.object(snapshots, "PIECE_BYTES", 400),
     ):
         yield

@@ -180,7 +180,7 @@ async def test_a_frame_of_an_unknown_format_waits_in_sight(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with rolling(tmp_path, "eu", "us") as (eu, us):
-        real = eu.group.log.after
+        real = eu.group.tail.after
 
         def newer(origin: Origin, sequence: int, most: int) -> list[StoredFrame]:
             found = []
@@ -190,7 +190,7 @@ async def test_a_frame_of_an_unknown_format_waits_in_sight(
                 found.append(stored._replace(body=body.SerializeToString()))
             return found
 
-        monkeypatch.setattr(eu.group.log, "after", newer)
+        monkeypatch.setattr(eu.group.tail, "after", newer)
         await eu.change(lambda tx: tx.increment(OLD.classes[ITEM], "i", "count"))
 
         def error() -> str:

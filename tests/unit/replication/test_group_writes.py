@@ -256,7 +256,7 @@ async def test_commits_go_between_the_pieces_of_a_flush(
         group._store, "flush", lambda *given: (steps.append("flush"), flush(*given))[1]
     )
     monkeypatch.setattr(
-        group._store, "commit", lambda batch: (steps.append("commit"), commit(batch))
+        group._store, "commit", lambda batch: (steps.append("commit"), commit(batch))[1]
     )
     flushing = asyncio.create_task(group._committer.flush())
     await asyncio.gather(flushing, group.write(create("c4"), FIRST_OPERATOR))
