@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from google.protobuf.message import Message
 
+from mesh.contracts.model import Durability
 from mesh.replication.claims import Claiming
 from mesh.replication.committer import Committer
 from mesh.replication.core.clocks import Vector, milliseconds
@@ -83,7 +84,8 @@ class Writer:
             return result
         done = self._committer.submit(write)
         self._operations.started(context, result, done)
-        position = await asyncio.shield(done)
+        # Who repeats the request waits for it too, whatever becomes of this call.
+        position = await (done if receipt is None else asyncio.shield(done))
         self.accepted += 1
         await self._reach_durability(position, context)
         return result
@@ -101,9 +103,9 @@ class Writer:
         self._waiting.look()
 
     async def _reach_durability(self, position: Vector, context: WriteContext) -> None:
-        needed = context.durability.of(self._durable.regions)
-        if needed == 1:
+        if context.durability is Durability.REGION:
             return
+        needed = context.durability.of(self._durable.regions)
         if not await self._waiting.until(
             lambda: len(self._durable.holders(position)) >= needed, self._left(context)
         ):

@@ -39,6 +39,8 @@ class Drift:
         `written_ms` is the clock of the newest change here, which the next one follows: it may be
         ahead of this clock by as much as changes of others are allowed to be.
         """
+        if not self._heard:
+            return
         ahead = self.ahead_ms(max(now_ms, written_ms - MAX_AHEAD_MS), monotonic_ms)
         beyond = {peer: most for peer, most in ahead.items() if most > MAX_AHEAD_MS}
         if 2 * len(beyond) <= len(ahead):
