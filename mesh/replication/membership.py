@@ -150,7 +150,9 @@ class Membership:
         if unsure:
             raise DecisionRefused(
                 f"{self._journal.region} started lately and fetches what it may have lost from "
-                f"{', '.join(unsure)}, decisions about members among it: try again in a moment"
+                f"{', '.join(unsure)}, decisions about members among it: try again in a moment. If "
+                f"it cannot come, because only a region that is out has what it depends on, move "
+                f"the home: `isthmus members home --to {unsure[0]} --force`"
             )
 
     async def move_home(

@@ -57,5 +57,5 @@ def ranges_are_compared_whatever_touched_them() -> Iterator[None]:
 
 @bug
 def what_is_damaged_is_given_in_snapshots() -> Iterator[None]:
-    with patch.object(Damages, "repairing", lambda *_: False):
+    with patch.object(Damages, "repairing", False):
         yield

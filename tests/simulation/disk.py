@@ -169,6 +169,13 @@ class Disk:
         """The watermark."""
         return {origin: position.flushed for origin, position in self._positions.items()}
 
+    def stored(self, entity: EntityKey) -> bytes | None:
+        """See `mesh.replication.store.Store.stored`."""
+        if entity not in self._states:
+            return b""
+        data, hash = self._states[entity]
+        return data if checksum(entity, data) == hash else None
+
     def frames(self) -> list[Frame]:
         """All frames that are synced, in the order of their commits."""
         found = [each for frames in self._frames.values() for each in frames]

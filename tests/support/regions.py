@@ -13,7 +13,8 @@ from mesh.contracts.model import Contract, Entity, Field, Location, Merge
 from mesh.replication import Transaction, WriteContext
 from mesh.replication.core import entities
 from mesh.replication.core.batches import Batch, Recovered, Visible, Write
-from mesh.replication.core.clocks import Origin, covers
+from mesh.replication.core.clocks import Origin, Vector, covers
+from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import LinkFault
 from mesh.replication.core.frames import StoredFrame
 from mesh.replication.core.journal import Journal
@@ -76,6 +77,9 @@ class MemoryLog:
     def __init__(self) -> None:
         self.frames: list[StoredFrame] = []
         self.keys: list[bytes] = []
+        self.states: dict[EntityKey, bytes | None] = {}
+        """As flushed, in canonical bytes; None if it is damaged."""
+        self.watermark: Vector = {}
 
     def commit(self, batch: Batch) -> None:
         self.keys += [key.statement for key in batch.keys]
@@ -99,6 +103,18 @@ class MemoryLog:
 
     def receipts(self, after: ReceiptKey, most_bytes: int, until_ms: int) -> list[Receipt]:
         return []
+
+    def flush(self, journal: Journal) -> None:
+        """Stores all states, and cuts the journal up to there."""
+        self.states = {e: entities.encode(state) for e, state in journal.committed.items()}
+        self.watermark = dict(journal.vector)
+        self.frames.clear()
+
+    def flushed(self) -> Vector:
+        return self.watermark
+
+    def stored(self, entity: EntityKey) -> bytes | None:
+        return self.states.get(entity, b"")
 
 
 class Region:

@@ -102,7 +102,8 @@ class Recovered:
     `clocks` are those of the last change of each origin, `signatures` those of each origin's head,
     `keys` the statements that introduce the keys.
     `replayed` are the entities whose stored state is behind `states`; `fingerprints` are those of
-    states as stored; `damaged` are entities whose stored state could not be read, and why.
+    states as stored; `damaged` are entities whose stored state is not what its checksum says, and
+    what that is.
     `staged` is a snapshot that had come in part. `gone` are entities that are stored and no longer
     there; `parked` are those in which something waits for a newer version. `cut` are the frames,
     by origin and first change, before which the journal had to be cut: they are damaged or missing;
@@ -116,7 +117,7 @@ class Recovered:
     clocks: Vector = field(default_factory=dict)
     replayed: set[EntityKey] = field(default_factory=set)
     fingerprints: dict[EntityKey, int] = field(default_factory=dict)
-    damaged: dict[EntityKey, str] = field(default_factory=dict)
+    damaged: dict[EntityKey, int] = field(default_factory=dict)
     residents: dict[EntityKey, EntityState] = field(default_factory=dict)
     staged: Staged | None = None
     gone: set[EntityKey] = field(default_factory=set)

@@ -196,7 +196,9 @@ class Comparison:
         damages = self._integrity.damages
         for copy in answer.entities:
             damage = damages.wanted((copy.entity.type, copy.entity.key))
-            if damage is not None and not copy.damaged:
+            if damage is not None and copy.damaged:
+                damage.helpless.add(self._peer)
+            elif damage is not None:
                 state = self._decoded(copy) if copy.state else None
                 damage.offers[self._peer] = Offer(self._vector, state)
         for frame in answer.frames:

@@ -19,7 +19,7 @@ STORED_FRAME = digest_pb2.CORRUPTION_KIND_STORED_FRAME
 DIVERGENCE = digest_pb2.CORRUPTION_KIND_DIVERGENCE
 
 PATIENCE_MS = 60_000
-"""For so long a repair is waited for."""
+"""After that an entity is taken as others have it, though its last changes may be missing."""
 
 MOST_REMEMBERED = 100
 MOST_LISTED = 100
@@ -45,8 +45,17 @@ class Damage:
     detail: str
     from_peers: bool
     """Whether it takes other regions to repair it; else what is in memory is right."""
+    right: int | None = None
+    """The fingerprint of an entity's state when it was whole, if that is known.
+
+    The journal holds what changed since: no state is stored of what is damaged, nor a watermark.
+    """
     repaired_ms: int | None = None
     offers: dict[str, Offer] = field(default_factory=dict)
+    older: dict[str, Offer] = field(default_factory=dict)
+    """By peer what it offered last that the journal here does not follow from."""
+    helpless: set[str] = field(default_factory=set)
+    """The peers in which it is damaged as well."""
     frames: dict[str, Frame] = field(default_factory=dict)
 
     @property
@@ -85,14 +94,16 @@ class Damages:
         detail: str,
         *,
         from_peers: bool = True,
+        right: int | None = None,
     ) -> None:
-        """Something is damaged."""
+        """Something is damaged; `right` is the fingerprint of an entity's state before."""
         known = self._open[from_peers]
         if what in known:
-            if kind == MEMORY:
-                known[what].kind = kind  # Its own state does not count any more.
+            if kind == MEMORY and known[what].kind == DIVERGENCE:
+                # Its own state does not count any more, and what it was is not sure.
+                known[what].kind = kind
             return
-        damage = known[what] = Damage(kind, what, now_ms, detail, from_peers)
+        damage = known[what] = Damage(kind, what, now_ms, detail, from_peers, right)
         self.found += 1
         self._unsaid.append(f"damaged: {damage}")
 
@@ -101,6 +112,7 @@ class Damages:
         if self._open[damage.from_peers].pop(damage.what, None) is not None:
             damage.repaired_ms = now_ms
             damage.offers.clear()
+            damage.older.clear()
             damage.frames.clear()
             self.repaired += 1
             self._mended.append(damage)
@@ -120,14 +132,11 @@ class Damages:
         damage = self.wanted(entity)
         return damage is not None and damage.kind == DIVERGENCE
 
-    def repairing(self, now_ms: int) -> bool:
-        """Whether the state of some entity was found damaged lately, and is not repaired yet.
-
-        After a while it may be that nobody has it, and it is waited for no more.
-        """
+    @property
+    def repairing(self) -> bool:
+        """Whether the state of some entity was found damaged, and is not repaired yet."""
         return any(
-            damage.entity and damage.kind != DIVERGENCE and now_ms - damage.found_ms < PATIENCE_MS
-            for damage in self._open[True].values()
+            damage.entity and damage.kind != DIVERGENCE for damage in self._open[True].values()
         )
 
     def open(self, *, from_peers: bool) -> list[Damage]:

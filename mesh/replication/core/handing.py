@@ -38,7 +38,7 @@ class Giving:
 
     def offer(self, now_ms: int) -> list[link_pb2.FollowResponse]:
         """What to say when frames are missing that the receiver needs."""
-        if self._journal.integrity.damages.repairing(now_ms):
+        if self._journal.integrity.damages.repairing:
             return []  # Once it is repaired; another peer may be whole.
         last = self._offered_ms
         if last is not None and 0 <= now_ms - last < OFFERED_EVERY_MS:
@@ -51,7 +51,7 @@ class Giving:
         self, message: snapshot_pb2.SnapshotRequest, now_ms: int, durable: Mapping[Origin, int]
     ) -> tuple[Header, link_pb2.FollowResponse] | None:
         """The receiver, which has `durable`, takes the offer: what comes, and what says so."""
-        if self._journal.integrity.damages.repairing(now_ms):
+        if self._journal.integrity.damages.repairing:
             return None
         self._capture = self._journal.capture(message.id, now_ms, durable)
         header = self._capture.header
@@ -62,7 +62,7 @@ class Giving:
 
     def pieces(self, most_bytes: int, now_ms: int) -> list[link_pb2.FollowResponse]:
         """The next pieces, until there are so many bytes."""
-        damaged = self._journal.integrity.damages.repairing(now_ms)
+        damaged = self._journal.integrity.damages.repairing
         if self._capture is not None and (damaged or self._capture.spoilt):
             self._capture = self._next = None
         messages: list[link_pb2.FollowResponse] = []

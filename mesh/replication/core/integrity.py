@@ -46,10 +46,11 @@ class Integrity:
         self._bucket = BUCKETS
         self._next_pass_ms = 0
 
-    def damaged(self, entities: Mapping[EntityKey, str], now_ms: int) -> None:
-        """Entities whose stored state could not be read, and why."""
-        for entity, detail in entities.items():
-            self.damages.add(STORED_STATE, entity, now_ms, detail)
+    def damaged(self, entities: Mapping[EntityKey, int], now_ms: int) -> None:
+        """Entities whose stored state is not what its checksum says, and what that is."""
+        for entity, right in entities.items():
+            detail = "its stored state is not what its checksum says"
+            self.damages.add(STORED_STATE, entity, now_ms, detail, right=right)
 
     def visible(self, visible: Visible) -> None:
         """A commit became visible."""
@@ -86,13 +87,15 @@ class Integrity:
     def _suspect(
         self, entity: EntityKey, replaced: Iterable[tuple[EntityState, int]], now_ms: int
     ) -> bool:
-        if any(fingerprint(entity, before) != kept for before, kept in replaced):
-            detail = "changes came upon its state in memory when that was not what was hashed"
-            self.damages.add(MEMORY, entity, now_ms, detail)
-            return True
+        for before, right in replaced:
+            if fingerprint(entity, before) != right:
+                detail = "changes came upon its state in memory when that was not what was hashed"
+                self.damages.add(MEMORY, entity, now_ms, detail, right=right)
+                return True
         if self.digest.holds(entity):
             return False
-        self.damages.add(MEMORY, entity, now_ms, "its state in memory is not what was hashed")
+        detail = "its state in memory is not what was hashed"
+        self.damages.add(MEMORY, entity, now_ms, detail, right=self.digest.kept(entity))
         return True
 
     def sound(self, entity: EntityKey, canonical: bytes) -> bool:

@@ -69,7 +69,7 @@ def recover(
     unread = set()
     for entity, data, hash in states:
         if entities.checksum(entity, data) != hash:
-            recovered.damaged[entity] = "its stored state is not what its checksum says"
+            recovered.damaged[entity] = int.from_bytes(hash, "big")
             continue
         recovered.states[entity], some = entities.read(data, known.rules)
         if some:

@@ -1,18 +1,33 @@
-"""Repairing entities from what other regions have of them.
+"""Repairing entities from what other regions have of them, and from what is stored here.
 
 A peer's state at its vector, joined with what the journal here holds beyond that vector, is what
 this region must have: whatever the peer had not seen is in the journal still.
+
+A peer may be further behind than the journal reaches back. Then its state is taken if its
+fingerprint proves that it is the one that was damaged here; or what was damaged in memory is read
+from the store. If no region has it as it was, the peers' states are joined after a while: what was
+changed since is lost then, and the damage says so. Until that is settled no snapshot is given: it
+would end in all regions what one of them may still have.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from mesh.replication.core.clocks import covers
-from mesh.replication.core.damage import DIVERGENCE, Damage, Offer
-from mesh.replication.core.entities import EntityKey, EntityState, encode, from_change, join
+from mesh.replication.core import damage as damages
+from mesh.replication.core.clocks import Vector, covers
+from mesh.replication.core.damage import DIVERGENCE, MEMORY, Damage, Offer
+from mesh.replication.core.entities import (
+    EntityKey,
+    EntityState,
+    decode,
+    encode,
+    fingerprint,
+    from_change,
+    join,
+)
 from mesh.replication.core.errors import HistoryTruncated
 from mesh.replication.core.frames import FrameLog, parse
 
@@ -21,19 +36,40 @@ if TYPE_CHECKING:
     from mesh.replication.core.journal import Journal
 
 PATIENCE_MS = 3000
-"""For so long all reachable peers are waited for before two that differ are joined."""
+"""For so long all reachable peers are waited for before two that differ are joined.
+
+And for so long they are asked before what is stored here is read.
+"""
+
+LOST = "no region had it as it was: what was changed since the state that was taken is lost"
 
 _READ_BYTES = 1 << 20
 
 
+class Shelf(FrameLog, Protocol):
+    """A store, as repairs read it."""
+
+    def flushed(self) -> Vector:
+        """Up to where all states are stored; the frames beyond are held."""
+
+    def stored(self, entity: EntityKey) -> bytes | None:
+        """An entity's state as stored, in canonical bytes; empty if none is.
+
+        None if it is not what its checksum says.
+        """
+
+
 def repair(
-    journal: Journal, log: FrameLog, reachable: Collection[str], now_ms: int
+    journal: Journal, shelf: Shelf, reachable: Collection[str], now_ms: int
 ) -> Iterator[Visible]:
     """Repairs what can be repaired now; gives what becomes visible by each repair."""
     for damage in journal.integrity.damages.open(from_peers=True):
         if damage.entity is None:
             continue  # A frame: the store's business.
-        states = _states(journal, log, damage, damage.entity, reachable, now_ms)
+        if damage.kind == DIVERGENCE:
+            states = _told_apart(journal, shelf, damage, damage.entity, reachable, now_ms)
+        else:
+            states = _replacements(journal, shelf, damage, damage.entity, reachable, now_ms)
         if not states:
             continue
         before = journal.committed.get(damage.entity)
@@ -66,38 +102,86 @@ def _bytes(state: EntityState | None) -> bytes:
     return b"" if state is None else encode(state)
 
 
-def _states(
+def _told_apart(
     journal: Journal,
-    log: FrameLog,
+    shelf: Shelf,
     damage: Damage,
     entity: EntityKey,
     reachable: Collection[str],
     now_ms: int,
 ) -> list[EntityState | None]:
-    """What regions have of a damaged entity, brought up to the vector here; [] if it must wait.
+    """What regions have of an entity that holds what was hashed here, and is another elsewhere.
 
-    The state here counts too if it is what was hashed: then all that can be reached are heard
-    first.
+    [] if it must wait: all that can be reached are heard first.
     """
-    offers = {p: o for p, o in damage.offers.items() if covers(journal.vector, o.vector)}
-    states: list[EntityState | None] = []
-    if damage.kind == DIVERGENCE:
-        waited = not 0 <= now_ms - damage.found_ms < PATIENCE_MS
-        if not offers or not (waited or offers.keys() >= set(reachable)):
-            return []
-        states.append(journal.committed.get(entity))
-    for peer, offer in sorted(offers.items()):
-        try:
-            states.append(_brought_up(journal, log, entity, offer))
-        except HistoryTruncated:
-            del damage.offers[peer]  # It is asked again.
-    if damage.kind == DIVERGENCE and len(states) < 2:
+    waited = not 0 <= now_ms - damage.found_ms < PATIENCE_MS
+    ready = {peer for peer, o in damage.offers.items() if covers(journal.vector, o.vector)}
+    if not (waited or ready >= set(reachable)):
         return []
+    offered = _offered(journal, shelf, damage, entity)
+    return [journal.committed.get(entity), *offered] if offered else []
+
+
+def _replacements(
+    journal: Journal,
+    shelf: Shelf,
+    damage: Damage,
+    entity: EntityKey,
+    reachable: Collection[str],
+    now_ms: int,
+) -> list[EntityState | None]:
+    """States that may take the place of one that is damaged here; [] if it must wait."""
+    offered = _offered(journal, shelf, damage, entity)
+    if offered:
+        return offered
+    for offer in damage.older.values():
+        if offer.state is not None and fingerprint(entity, offer.state) == damage.right:
+            return _replayed(journal, shelf, entity, offer.state)
+    if 0 <= now_ms - damage.found_ms < PATIENCE_MS:
+        return []
+    stored = shelf.stored(entity) if damage.kind == MEMORY else None
+    if stored is not None:
+        state = decode(stored, journal.known.rules) if stored else None
+        return _replayed(journal, shelf, entity, state)
+    waited = not 0 <= now_ms - damage.found_ms < damages.PATIENCE_MS
+    asked = damage.older.keys() | damage.helpless
+    if not (waited and reachable and asked >= set(reachable)):
+        return []
+    joined: EntityState | None = None
+    for offer in damage.older.values():
+        joined = join(joined, offer.state)
+    if not damage.detail.endswith(LOST):
+        damage.detail += f"; {LOST}"
+    return _replayed(journal, shelf, entity, joined)
+
+
+def _replayed(
+    journal: Journal, shelf: Shelf, entity: EntityKey, state: EntityState | None
+) -> list[EntityState | None]:
+    """A state with all that the journal has beyond what is stored, as in recovery."""
+    try:
+        return [_brought_up(journal, shelf, entity, Offer(shelf.flushed(), state))]
+    except HistoryTruncated:
+        return []  # A frame is missing too, and comes from a peer.
+
+
+def _offered(
+    journal: Journal, shelf: Shelf, damage: Damage, entity: EntityKey
+) -> list[EntityState | None]:
+    """What peers offer that are not ahead, brought up to the vector here."""
+    states: list[EntityState | None] = []
+    for peer, offer in sorted(damage.offers.items()):
+        if not covers(journal.vector, offer.vector):
+            continue
+        try:
+            states.append(_brought_up(journal, shelf, entity, offer))
+        except HistoryTruncated:
+            damage.older[peer] = damage.offers.pop(peer)  # It is asked again.
     return states
 
 
 def _brought_up(
-    journal: Journal, log: FrameLog, entity: EntityKey, offer: Offer
+    journal: Journal, shelf: Shelf, entity: EntityKey, offer: Offer
 ) -> EntityState | None:
     """A peer's state with all that is committed here beyond its vector.
 
@@ -107,7 +191,7 @@ def _brought_up(
     for origin, end in journal.vector.items():
         at = offer.vector.get(origin, 0)
         while at < end:
-            frames = log.after(origin, at, _READ_BYTES)
+            frames = shelf.after(origin, at, _READ_BYTES)
             if not frames or frames[0].first > at + 1:
                 raise HistoryTruncated(f"{origin} is not held after {at}")
             for stored in frames:

@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 from mesh.replication.core.batches import Batch, Recovered
 from mesh.replication.core.cells import Stamp
-from mesh.replication.core.clocks import Origin
+from mesh.replication.core.clocks import Origin, Vector
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.frames import StoredFrame
@@ -85,6 +85,15 @@ class Store(Protocol):
 
     def after(self, origin: Origin, sequence: int, most_bytes: int) -> list[StoredFrame]:
         """An origin's frames that end beyond a sequence number; at least one if there is any."""
+
+    def flushed(self) -> Vector:
+        """The watermark: up to it all states are stored."""
+
+    def stored(self, entity: EntityKey) -> bytes | None:
+        """An entity's state as stored, in canonical bytes; empty if none is.
+
+        None if it is not what its checksum says.
+        """
 
     def scrub(self) -> Scrub:
         """A connection that reads again what is stored, from a third thread."""

@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from mesh.replication.core.batches import Batch, Recovered
-from mesh.replication.core.clocks import Origin, milliseconds
+from mesh.replication.core.clocks import Origin, Vector, milliseconds
 from mesh.replication.core.conflicts import Conflict
 from mesh.replication.core.entities import EntityKey, EntityState
 from mesh.replication.core.errors import FormatUnknown, JournalDamaged
@@ -200,6 +200,17 @@ class SqliteStore:
         """An origin's frames that end beyond a sequence number; at least one if there is any."""
         with self._database.translated():
             return frames.after(self._database.reader, origin, sequence, most_bytes)
+
+    def flushed(self) -> Vector:
+        """The watermark: up to it all states are stored."""
+        with self._database.translated():
+            found = frames.positions(self._database.reader)
+        return {origin: position.flushed for origin, position in found.items()}
+
+    def stored(self, entity: EntityKey) -> bytes | None:
+        """An entity's stored state; see `mesh.replication.store.Store`."""
+        with self._database.translated():
+            return states.load_one(self._database.reader, entity)
 
     def receipt(self, actor: str, method: str, request_id: str) -> Receipt | None:
         """The kept result of an operation."""

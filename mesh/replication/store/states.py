@@ -64,6 +64,17 @@ def load(reader: sqlite3.Connection) -> Iterator[tuple[EntityKey, bytes, bytes]]
     return (((read_name(row[0]), read_name(row[1])), row[2], row[3]) for row in rows)
 
 
+def load_one(reader: sqlite3.Connection, entity: EntityKey) -> bytes | None:
+    """An entity's canonical bytes: empty if none are stored, None if their checksum is another."""
+    row = reader.execute(
+        "SELECT state, hash FROM states WHERE bucket = ? AND type = ? AND key = ?",
+        (bucket_of(entity), *entity),
+    ).fetchone()
+    if row is None:
+        return b""
+    return row[0] if checksum(entity, row[0]) == row[1] else None
+
+
 def read_name(data: bytes) -> str:
     """A column of a name, as text; a damaged one need not be UTF-8."""
     return data.decode(errors="backslashreplace")

@@ -11,7 +11,7 @@ from mesh.replication import Transaction
 from mesh.replication.core.damage import DIVERGENCE, MEMORY
 from mesh.replication.core.entities import EntityState, decode, encode
 from mesh.replication.core.errors import ReplicationError
-from mesh.replication.core.repair import chosen
+from mesh.replication.core.repair import LOST, chosen
 from tests.support.regions import CHANNEL, Region, World
 
 Channel = channel_pb2.Channel
@@ -119,6 +119,7 @@ def test_a_peer_that_is_ahead_is_waited_for() -> None:
     _, eu, us = found.regions.values()
     eu.write(retitle("later"), found.now_ms)
     eu.commit()
+    us.log.states[ENTITY] = None
     damage(us, us.journal.committed[ENTITY]._replace(cells={}))
     # Of eu nothing comes but the answers, as if its frames were held up by their credit.
     link = found.links["eu", "us"]
@@ -182,9 +183,76 @@ def test_most_regions_are_right_and_two_that_differ_are_joined() -> None:
     assert chosen([None, right]) == right
 
 
-def test_without_a_peer_the_damage_stays_known() -> None:
+def behind(found: World, title: str) -> Region:
+    """Region us, which wrote a title that eu has not, and has cut its journal since."""
+    us = found.regions["us"]
+    us.write(retitle(title), found.now_ms)
+    us.commit()
+    us.tend(found.now_ms)
+    us.log.flush(us.journal)
+    return us
+
+
+def test_a_peer_that_is_behind_has_the_right_state_if_its_fingerprint_says_so() -> None:
     found = world("eu", "us")
     us = found.regions["us"]
+    right = us.journal.committed[ENTITY]
+    us.write(lambda tx: tx.create(Channel(channel_id="c2")), found.now_ms)
+    us.commit()
+    us.tend(found.now_ms)
+    us.log.flush(us.journal)
+    us.log.states[ENTITY] = None
+    damage(us, right._replace(cells={}))
+    run(found, 10_000, "us>eu")
+    assert us.journal.committed[ENTITY] == right
+    assert us.journal.integrity.damages.repaired == 1
+
+
+def test_damage_in_memory_is_repaired_from_the_store_if_all_peers_are_behind() -> None:
+    found = world("eu", "us")
+    us = behind(found, "stored")
+    us.write(retitle("in the journal"), found.now_ms)
+    us.commit()
+    us.tend(found.now_ms)
+    right = us.journal.committed[ENTITY]
+    damage(us, right._replace(cells={}))
+    run(found, 20_000, "us>eu")
+    assert us.journal.committed[ENTITY] == right
+    (named,) = us.journal.integrity.damages.status()
+    assert named.HasField("repaired") and LOST not in named.detail
+
+
+def test_without_a_peer_the_store_has_what_was_damaged_in_memory() -> None:
+    found = world("eu", "us")
+    us = behind(found, "alone")
+    right = us.journal.committed[ENTITY]
+    damage(us, right._replace(cells={}))
+    run(found, 12_000, "eu>us", "us>eu")
+    assert us.journal.committed[ENTITY] == right
+
+
+def test_what_no_region_has_as_it_was_is_taken_from_who_is_behind_and_said_to_be_lost() -> None:
+    found = world("eu", "us")
+    us = behind(found, "lost")
+    us.log.states[ENTITY] = None
+    us.write(lambda tx: tx.increment(Channel, "c1", "takeovers", 4), found.now_ms)
+    us.commit()
+    us.tend(found.now_ms)
+    damage(us, us.journal.committed[ENTITY]._replace(cells={}))
+    run(found, 30_000, "us>eu")
+    (open,) = us.journal.integrity.damages.open(from_peers=True)
+    assert open.entity == ENTITY and us.journal.integrity.damages.repairing, "eu may catch up"
+    run(found, 40_000, "us>eu")
+    (named,) = us.journal.integrity.damages.status()
+    assert named.HasField("repaired") and LOST in named.detail
+    assert (us.get("c1").title, us.get("c1").takeovers) == ("one", 7)
+    assert not us.journal.integrity.damages.repairing
+
+
+def test_without_a_peer_and_a_stored_state_the_damage_stays_known() -> None:
+    found = world("eu", "us")
+    us = found.regions["us"]
+    us.log.states[ENTITY] = None
     damage(us, us.journal.committed[ENTITY]._replace(cells={}))
     run(found, 12_000, "eu>us", "us>eu")
     (open,) = us.journal.integrity.damages.open(from_peers=True)

@@ -12,6 +12,7 @@ from isthmus.replication.v1 import snapshot_pb2
 from mesh.replication import errors
 from mesh.replication.core import snapshots
 from mesh.replication.core.batches import Recovered
+from mesh.replication.core.entities import encode
 from mesh.replication.core.journal import Journal
 from mesh.replication.core.life import LifeStart
 from mesh.replication.core.receipts import KEPT_MS, Receipt
@@ -88,6 +89,26 @@ def test_recovery_is_flushed_state_and_the_journal_above_it(
     further.flush()
     assert same(again.recover(), further.journal)
     again.close()
+
+
+def test_a_state_is_read_as_it_was_flushed_unless_its_checksum_says_otherwise(
+    tmp_path: Path,
+) -> None:
+    store = open_store(tmp_path)
+    writer = Writer(store)
+    writer.write("c1", "flushed")
+    writer.commit()
+    assert store.flushed() == {writer.journal.origin: 0} and store.stored((CHANNEL, "c1")) == b""
+    writer.flush()
+    flushed = encode(writer.journal.committed[CHANNEL, "c1"])
+    writer.write("c1", "later")
+    writer.commit()
+    assert store.flushed() == {writer.journal.origin: 1}
+    assert store.stored((CHANNEL, "c1")) == flushed
+    with sqlite3.connect(next(tmp_path.rglob("*.sqlite3"))) as database:
+        database.execute("UPDATE states SET state = ?", (flushed + b"1",))
+    assert store.stored((CHANNEL, "c1")) is None
+    store.close()
 
 
 class Crash(Exception):
