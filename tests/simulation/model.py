@@ -116,6 +116,10 @@ class Model:
         """All keys that any write named."""
         return tuple(self._by_key)
 
+    def writes_of(self, key: str, region: str) -> int:
+        """The writes to an entity that a region shows."""
+        return self._by_key.get(key, 0) & self.held[region].writes
+
     # Regions.
 
     def shows(self, region: str, frames: Iterable[Frame]) -> None:

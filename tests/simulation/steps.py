@@ -397,11 +397,11 @@ class Script:
 
     def _needed(self, name: str) -> bool:
         """Whether what this region holds may be the only whole state of a damaged entity."""
-        others = [region for region in self.world.regions.values() if region.name != name]
-        damaged = {each.name: each.damage.entities | each.disk.rotten() for each in others}
-        lost = set().union(*damaged.values())
-        return bool(lost) and not any(
-            not damaged[each.name] and lost <= each.journal.committed.keys() for each in others
+        return any(
+            not self._whole_elsewhere(each.name, key, besides=name)
+            for each in self.world.regions.values()
+            for _, key in each.damage.entities | each.disk.rotten()
+            if each.name != name
         )
 
     def do_corrupt(self, name: str, key: str, at: str) -> None:
@@ -414,11 +414,19 @@ class Script:
             self.world.regions[name].disk.rot((CHANNEL, key), int(at))
             self.world.damaged.add((CHANNEL, key))
 
-    def _whole_elsewhere(self, name: str, key: str) -> bool:
-        """Whether no other region has a damaged state of an entity: what all lost is gone."""
-        others = (region for region in self.world.regions.values() if region.name != name)
-        return not any(
-            each.damage.concerns(key) or (CHANNEL, key) in each.disk.rotten() for each in others
+    def _whole_elsewhere(self, name: str, key: str, besides: str = "") -> bool:
+        """Whether another region has a whole state of an entity, with all that this one has of it.
+
+        What no region has is gone; then the best that there is is taken, which no model can tell.
+        """
+        model = self.world.model
+        mine = model.writes_of(key, name)
+        return any(
+            not mine & ~model.writes_of(key, each.name)
+            for each in self.world.regions.values()
+            if each.name not in (name, besides)
+            and not each.damage.concerns(key)
+            and (CHANNEL, key) not in each.disk.rotten()
         )
 
     def do_clock(self, name: str, milliseconds: str) -> None:

@@ -37,6 +37,7 @@ _NEVER = (
 SETTLED_WITHIN_MS = 60_000
 _STEP_MS = 50
 _ASK_AGAIN_MS = 2000
+_HOME_REFUSES_MS = 20_000
 
 
 class World:
@@ -124,6 +125,8 @@ class World:
         while not self._even():
             if self.timeline.now >= asked_at:
                 asked_at = self.timeline.now + _ASK_AGAIN_MS
+                if end - self.timeline.now <= SETTLED_WITHIN_MS - _HOME_REFUSES_MS:
+                    self._move_home()
                 self._take_all_in()
                 if any(region.journal.arrivals.early for region in self.regions.values()):
                     self._pass_time()  # it was under way until now
@@ -139,6 +142,22 @@ class World:
                 if table.home == region.name and member.state is not State.JOINED:
                     region.office.decide("rejoin", name)
                     region.office.decide("join", name)
+
+    def _move_home(self) -> None:
+        """A home that still refuses lost its disk, and waits for what only one has that is out.
+
+        So an operator moves it by force to one that knows more of it.
+        """
+        for region in self.regions.values():
+            members = region.journal.members
+            if all(member.state is State.JOINED for member in members.decided.values()):
+                continue
+            home = self.regions[members.home].journal
+            if home is region.journal or home.members.rank != members.rank:
+                continue
+            if members.holds(region.name) and not home.whole(region.name):
+                region.office.move_home(region.name)
+                return
 
     def _even(self) -> bool:
         regions = list(self.regions.values())
