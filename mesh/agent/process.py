@@ -31,12 +31,12 @@ class EnvoyProcess:
         self._began = began
 
     @classmethod
-    async def start(cls, bootstrap: Path, log: Path) -> EnvoyProcess:
-        """Starts Envoy; its log is appended to `log`."""
+    async def start(cls, bootstrap: Path, log: Path, folder: Path | None) -> EnvoyProcess:
+        """Starts Envoy, in `folder` or here; its log is appended to `log`."""
         command = [
             *("setpriv", "--pdeathsig", "KILL", "--"),
             str(binary.envoy_binary()),
-            *("--config-path", str(bootstrap)),
+            *("--config-path", str(bootstrap.absolute())),
             # One worker: a sidecar beside one process, on a machine that it shares with many.
             *("--concurrency", "1"),
             # No shared memory with a successor, so a killed Envoy leaves nothing in /dev/shm.
@@ -52,6 +52,7 @@ class EnvoyProcess:
             began = output.tell()
             process = await asyncio.create_subprocess_exec(
                 *command,
+                cwd=folder,
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

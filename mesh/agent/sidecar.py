@@ -77,6 +77,9 @@ class Status:
 class Sidecar:
     """The Envoy beside one workload (`place.workload`), or a region's edge.
 
+    With a `control` plane it discovers its configuration there, and is ready once it has it;
+    without one it starts from all that the contract says now.
+
     `on_change` is called in the event loop with each new `Status`: becoming ready, rotating,
     failing to renew (it goes on trying), dying.
     """
@@ -87,12 +90,14 @@ class Sidecar:
         topology: Topology,
         place: Place,
         *,
+        control: envoy.ControlPlane | None = None,
         on_change: Callable[[Status], None] | None = None,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._contract = contract
         self._topology = topology
         self._place = place
+        self._control = control
         self._on_change = on_change
         self._now = now
         self._identity = WorkloadId(topology.trust_domain, place.region, place.workload)
@@ -127,7 +132,9 @@ class Sidecar:
             await self._enrol(join_token, deadline)
             self._change(state=State.STARTING, problem="")
             bootstrap = await asyncio.to_thread(self._configure)
-            self._process = await EnvoyProcess.start(bootstrap, self._place.logs / "envoy.log")
+            self._process = await EnvoyProcess.start(
+                bootstrap, self._place.logs / "envoy.log", self._folder()
+            )
             await self._until_ready(self._process, deadline, ready_within)
         except BaseException as error:
             self._change(state=State.FAILED, problem=str(error))
@@ -260,6 +267,10 @@ class Sidecar:
             fresh.write(self._place.identity)
             return
 
+    def _folder(self) -> Path | None:
+        """Where Envoy runs: what is discovered has paths relative to it."""
+        return None if self._control is None else self._place.run
+
     def _configure(self) -> Path:
         """Compiles, writes and validates."""
         place = self._place
@@ -267,9 +278,13 @@ class Sidecar:
             needed.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
             with _compiling:
-                configuration = envoy.compile_for(self._contract, self._topology, place)
+                if self._control is None:
+                    configuration = envoy.compile_for(self._contract, self._topology, place)
+                else:
+                    configuration = envoy.compile_discovering(place, self._control)
+                    _link(place.run / envoy.STATE, place.state)
             bootstrap = configuration.write(envoy.folder(place))
-            envoy.validate(bootstrap)
+            envoy.validate(bootstrap, self._folder())
         except envoy.EnvoyConfigError as error:
             raise ConfigurationRefused(str(error)) from None
         return bootstrap
@@ -287,8 +302,10 @@ class Sidecar:
             except admin.AdminUnreachable:
                 pass  # not listening yet
             if loop.time() >= deadline:
+                asked = self._control
+                cause = f", or no control plane answers at {asked.address}" if asked else ""
                 raise SidecarNotReady(
-                    f"Envoy was not ready within {ready_within:g} s: see "
+                    f"Envoy was not ready within {ready_within:g} s{cause}: see "
                     f"{self._place.logs / 'envoy.log'}"
                 )
             await asyncio.sleep(_POLL)
@@ -334,3 +351,10 @@ class Sidecar:
             self._status = status
             if self._on_change is not None:
                 self._on_change(status)
+
+
+def _link(link: Path, target: Path) -> None:
+    """Makes or renews a symbolic link."""
+    if not (link.is_symlink() and link.readlink() == target.absolute()):
+        link.unlink(missing_ok=True)
+        link.symlink_to(target.absolute())

@@ -3,20 +3,28 @@
 from mesh.envoy.binary import envoy_binary, validate
 from mesh.envoy.bootstrap import (
     Configuration,
+    ControlPlane,
+    compile_discovering,
     compile_edge,
     compile_for,
     compile_sidecar,
-    folder,
 )
+from mesh.envoy.discovery import STATE, Discovered, discovered
 from mesh.envoy.errors import EnvoyConfigError
+from mesh.envoy.parts import folder
 from mesh.envoy.render import render
 
 __all__ = [
+    "STATE",
     "Configuration",
+    "ControlPlane",
+    "Discovered",
     "EnvoyConfigError",
+    "compile_discovering",
     "compile_edge",
     "compile_for",
     "compile_sidecar",
+    "discovered",
     "envoy_binary",
     "folder",
     "render",

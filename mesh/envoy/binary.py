@@ -30,13 +30,15 @@ def envoy_binary() -> Path:
     )
 
 
-def validate(bootstrap: Path) -> None:
+def validate(bootstrap: Path, folder: Path | None = None) -> None:
     """Asks Envoy about a bootstrap file; the files that it names must exist (~50 ms).
+
+    Relative paths in it are looked for in `folder`.
 
     Raises `EnvoyConfigError` with Envoy's reason.
     """
     for _ in range(_ATTEMPTS):
-        done = _ask(bootstrap)
+        done = _ask(bootstrap, folder)
         if done.returncode >= 0:
             break
         # A crash is no verdict. Envoy 1.40 was seen to crash while validating, once in hundreds
@@ -49,11 +51,19 @@ def validate(bootstrap: Path) -> None:
         raise EnvoyConfigError(f"Envoy crashes over {bootstrap} ({name}): {said.strip()[:2000]}")
 
 
-def _ask(bootstrap: Path) -> subprocess.CompletedProcess[str]:
-    command = [str(envoy_binary()), "--mode", "validate", "-c", str(bootstrap), "-l", "error"]
+def _ask(bootstrap: Path, folder: Path | None) -> subprocess.CompletedProcess[str]:
+    command = [
+        str(envoy_binary()),
+        "--mode",
+        "validate",
+        "-c",
+        str(bootstrap.absolute()),
+        "-l",
+        "error",
+    ]
     try:
         return subprocess.run(
-            command, capture_output=True, text=True, timeout=_TIMEOUT, check=False
+            command, cwd=folder, capture_output=True, text=True, timeout=_TIMEOUT, check=False
         )
     except subprocess.TimeoutExpired:
         raise EnvoyConfigError(

@@ -1,37 +1,40 @@
-"""Contract × Topology × Place -> one Envoy's whole configuration.
+"""Contract × Topology × Place -> the files that one Envoy starts from.
 
-Pure: the same inputs give the same bytes. Everything is static, so an Envoy starts and goes on
-without anything else of the mesh.
+Pure: the same inputs give the same bytes. In the static form everything is in them, so an Envoy
+starts and goes on without anything else of the mesh: the control plane's own sidecar and the
+authority's do. In the other form they name the control plane, and all else is discovered.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 from envoy_data_plane.envoy.config.bootstrap import v3 as bootstrap
-from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
-from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.overload import v3 as overload
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import (
     v3 as monitors,
 )
 
 from mesh.contracts.model import Contract
-from mesh.envoy import clusters, listeners, routes, tls
+from mesh.envoy import clusters, tls
+from mesh.envoy.discovery import FOR_EVER, from_ads, relative
 from mesh.envoy.errors import EnvoyConfigError
-from mesh.envoy.target import Target
+from mesh.envoy.parts import Parts, edge_parts, folder, sidecar_parts
 from mesh.envoy.text import Packed, text
+from mesh.identity.spiffe import WorkloadId
 from mesh.place import EDGE, Place
-from mesh.topology import Topology
+from mesh.topology import Address, Topology
 
 BOOTSTRAP = "bootstrap.json"
 MOST_CONNECTIONS = 8192
 """How many connections an Envoy takes from outside: who holds a certificate cannot use it up."""
 
 _LONGEST_SOCKET_PATH = 107
+_FIRST_RECONNECT = timedelta(milliseconds=200)
+_LAST_RECONNECT = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,6 @@ class Configuration:
         return into / BOOTSTRAP
 
 
-def folder(place: Place) -> Path:
-    """Where an Envoy's configuration lives."""
-    return place.state / "envoy"
-
-
 def compile_for(contract: Contract, topology: Topology, place: Place) -> Configuration:
     """The configuration of whatever stands at `place`: a workload's sidecar or an edge."""
     compiler = compile_edge if place.workload == EDGE else compile_sidecar
@@ -72,35 +70,7 @@ def compile_sidecar(contract: Contract, topology: Topology, place: Place) -> Con
 
     Raises `EnvoyConfigError` if the topology has no such workload or a socket's path is too long.
     """
-    if place.workload not in topology.workloads:
-        raise EnvoyConfigError(
-            f"no workload {place.workload!r} in {topology.path}: add it to `workloads`"
-        )
-    sds = folder(place)
-    served = routes.inbound(contract, topology, place.region, place.workload)
-    called = routes.egress(contract, topology, place.region, place.workload)
-    open_ones = routes.enrolment(contract, place.workload)
-    found = [
-        listeners.inbound(
-            topology.inbound(place.region, place.workload),
-            place,
-            sds,
-            served.configuration(listeners.INBOUND),
-            routes.served(contract, place.workload),
-        ),
-        listeners.egress(place, called.configuration(listeners.EGRESS), contract.methods()),
-    ]
-    if open_ones is not None:
-        found.append(
-            listeners.enrolment(
-                topology.enrolment(place.region),
-                place,
-                sds,
-                open_ones.configuration(listeners.ENROLMENT),
-            )
-        )
-    own = [clusters.app(place), clusters.metrics(place)]
-    return _configuration(topology, place, found, own, called.targets)
+    return _static(place, sidecar_parts(contract, topology, place))
 
 
 def compile_edge(contract: Contract, topology: Topology, place: Place) -> Configuration:
@@ -108,28 +78,75 @@ def compile_edge(contract: Contract, topology: Topology, place: Place) -> Config
 
     Raises `EnvoyConfigError` if a socket's path is too long.
     """
-    taken = routes.edge(contract, topology)
-    called = routes.egress(contract, topology, place.region, EDGE)
-    found = [
-        listeners.edge(
-            topology.edge(place.region),
-            place,
-            folder(place),
-            taken.configuration(listeners.EDGE),
-            contract.methods(),
+    return _static(place, edge_parts(contract, topology, place))
+
+
+@dataclass(frozen=True)
+class ControlPlane:
+    """Where a sidecar discovers its configuration.
+
+    `address` is a TCP address, where exactly the workload `identity` must answer by mTLS, or the
+    path of a Unix socket, which is as safe as its folder and takes no identity.
+    """
+
+    address: Address | Path
+    identity: WorkloadId | None = None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.address, Address) == (self.identity is None):
+            raise EnvoyConfigError(
+                f"a control plane at {self.address} needs "
+                + ("an identity to verify" if self.identity is None else "no identity")
+            )
+
+
+def compile_discovering(place: Place, control: ControlPlane) -> Configuration:
+    """The configuration of an Envoy that discovers all but the way to the control plane.
+
+    It belongs into `place.run`, with a link `state` to `place.state`: its paths are relative, as
+    are those that it discovers. Raises `EnvoyConfigError` if a socket's path is too long.
+    """
+    _check_sockets(place)
+    own = relative(place)
+    resource = _bootstrap(own)
+    resource.static_resources = bootstrap.BootstrapStaticResources(
+        clusters=[clusters.control_plane(control.address, control.identity, own, folder(own))]
+    )
+    resource.dynamic_resources = bootstrap.BootstrapDynamicResources(
+        ads_config=core.ApiConfigSource(
+            api_type=core.ApiConfigSourceApiType.DELTA_GRPC,
+            transport_api_version=core.ApiVersion.V3,
+            grpc_services=[
+                core.GrpcService(
+                    envoy_grpc=core.GrpcServiceEnvoyGrpc(
+                        cluster_name=clusters.CONTROL_PLANE,
+                        retry_policy=core.RetryPolicy(
+                            retry_back_off=core.BackoffStrategy(
+                                base_interval=_FIRST_RECONNECT, max_interval=_LAST_RECONNECT
+                            )
+                        ),
+                    )
+                )
+            ],
+            set_node_on_first_message_only=True,
         ),
-        listeners.egress(place, called.configuration(listeners.EGRESS), contract.methods()),
-    ]
-    return _configuration(topology, place, found, [], taken.targets | called.targets)
+        # It is not ready before it has heard what it shall do, however long that takes.
+        cds_config=from_ads(FOR_EVER),
+        lds_config=from_ads(FOR_EVER),
+    )
+    return Configuration({BOOTSTRAP: text(resource), **tls.secrets(own.identity)})
 
 
-def _configuration(
-    topology: Topology,
-    place: Place,
-    found: list[listener.Listener],
-    own: list[cluster.Cluster],
-    targets: Iterable[Target],
-) -> Configuration:
+def _static(place: Place, parts: Parts) -> Configuration:
+    _check_sockets(place)
+    resource = _bootstrap(place)
+    resource.static_resources = bootstrap.BootstrapStaticResources(
+        listeners=parts.listeners, clusters=[*parts.own, *parts.ways]
+    )
+    return Configuration({BOOTSTRAP: text(resource), **tls.secrets(place.identity)})
+
+
+def _check_sockets(place: Place) -> None:
     for socket in (
         place.app_socket,
         place.egress_socket,
@@ -141,10 +158,10 @@ def _configuration(
                 f"{socket} is too long for a socket, which takes {_LONGEST_SOCKET_PATH} bytes: "
                 "use a shorter folder, such as XDG_RUNTIME_DIR=/run/user/1000"
             )
-    ways = [clusters.upstream_cluster(to, topology, place, folder(place)) for to in sorted(targets)]
-    if place.otlp is not None:
-        own = [*own, clusters.collector(place.otlp)]
-    resource = bootstrap.Bootstrap(
+
+
+def _bootstrap(place: Place) -> bootstrap.Bootstrap:
+    return bootstrap.Bootstrap(
         node=core.Node(
             id=f"{place.region}/{place.workload}",
             cluster=place.workload,
@@ -155,11 +172,7 @@ def _configuration(
             ignore_global_conn_limit=True,
         ),
         overload_manager=_few_connections(),
-        static_resources=bootstrap.BootstrapStaticResources(
-            listeners=found, clusters=[*own, *ways]
-        ),
     )
-    return Configuration({BOOTSTRAP: text(resource), **tls.secrets(place.identity)})
 
 
 def _few_connections() -> overload.OverloadManager:

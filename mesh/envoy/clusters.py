@@ -24,6 +24,7 @@ from mesh.topology import Address, Topology
 APP = "app"
 METRICS = "metrics"
 COLLECTOR = "collector"
+CONTROL_PLANE = "control-plane"
 _HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 _SOCKET_MATCH = "envoy.transport_socket_match"
 
@@ -60,6 +61,17 @@ def collector(otlp: str) -> cluster.Cluster:
     )
     if not _is_ip(host):
         found.type = cluster.ClusterDiscoveryType.STRICT_DNS
+    return found
+
+
+def control_plane(
+    address: Address | Path, identity: WorkloadId | None, place: Place, sds: Path
+) -> cluster.Cluster:
+    """Where the sidecar's configuration comes from: that workload by mTLS, or a Unix socket."""
+    where = _pipe(address) if isinstance(address, Path) else socket_address(address)
+    found = _cluster(CONTROL_PLANE, [_local([_endpoint(where)])], _http2(keepalive=True))
+    if identity is not None:
+        found.transport_socket = tls.upstream(sds, place.identity, identity)
     return found
 
 

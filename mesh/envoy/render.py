@@ -10,7 +10,8 @@ from pathlib import Path
 
 from mesh.contracts.model import Contract
 from mesh.envoy.binary import validate
-from mesh.envoy.bootstrap import compile_for, folder
+from mesh.envoy.bootstrap import compile_for
+from mesh.envoy.parts import folder
 from mesh.identity import authority, keys
 from mesh.identity import folder as identity_folder
 from mesh.identity.spiffe import WorkloadId

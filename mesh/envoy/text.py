@@ -25,7 +25,7 @@ class Packed(protobuf.Any):
     """
 
     def __init__(self, message: betterproto2.Message) -> None:
-        super().__init__(type_url=_type_url(type(message)))
+        super().__init__(type_url=type_url(type(message)))
         self.message = message
 
 
@@ -61,7 +61,8 @@ def _json(value: Any) -> Any:
 
 
 @cache
-def _type_url(kind: type[betterproto2.Message]) -> str:
+def type_url(kind: type[betterproto2.Message]) -> str:
+    """What an `Any` calls a type."""
     return protobuf.Any.pack(kind()).type_url
 
 

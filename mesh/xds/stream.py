@@ -19,6 +19,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from mesh.xds.kinds import CLUSTER, ENDPOINTS, ORDER, ROOTS
 from mesh.xds.resources import Collection, Resource, Snapshot
@@ -165,6 +166,10 @@ class Stream(ABC):
             if one.behind:  # removals alone are left
                 return self._send(one, list(one.behind), removing=True)
         return None
+
+    @abstractmethod
+    def receive(self, request: Any, now_ms: int) -> None:
+        """Takes a request of the protocol. Raises `TooMuch`."""
 
     @abstractmethod
     def _compose(self, one: OneType, names: list[str], nonce: str, *, removing: bool) -> Response:

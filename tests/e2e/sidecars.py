@@ -28,6 +28,7 @@ from mesh.contracts.model import (
     Role,
     Service,
 )
+from mesh.envoy import ControlPlane
 from mesh.identity import authority, keys
 from mesh.identity.enrolment import Credentials
 from mesh.identity.spiffe import DeviceId, Identity, OperatorId, WorkloadId
@@ -195,6 +196,8 @@ class SmallMesh:
             for region in self.topology.region_names
         }
         self.wan = Wan(self.topology)
+        # Where sidecars that start from now on discover what they do; None: in a file of theirs.
+        self.control: ControlPlane | None = None
         self.apps: dict[str, App] = {}
         self.sidecars: dict[tuple[str, str], Sidecar] = {}
         self._channels: list[grpc.aio.Channel] = []
@@ -223,8 +226,9 @@ class SmallMesh:
         )
 
     async def start(self, *instances: tuple[str, str]) -> None:
-        """Starts sidecars, with an app behind each beta."""
-        await self.wan.start()
+        """Starts sidecars, with an app behind each beta; more of them when called again."""
+        if not self.sidecars:
+            await self.wan.start()
         for region, workload in instances:
             place = self.place(region, workload)
             place.run.mkdir(parents=True, exist_ok=True)
@@ -232,7 +236,7 @@ class SmallMesh:
                 self.apps[region] = App(region, place.app_socket)
                 await self.apps[region].start()
             self.credentials(WorkloadId(DOMAIN, region, workload), region).write(place.identity)
-            sidecar = Sidecar(self.contract, self.topology, place)
+            sidecar = Sidecar(self.contract, self.topology, place, control=self.control)
             self.sidecars[region, workload] = sidecar
             await sidecar.start()
 
