@@ -21,6 +21,7 @@ from mesh.contracts.model import (
     Locality,
     Merge,
     Method,
+    RateLimit,
     Retry,
     Role,
     Service,
@@ -122,10 +123,18 @@ def _method(schema: Schema, node: MethodNode) -> Method:
         retry=(
             Retry(retry.attempts, seconds(retry.per_try)) if contract.HasField("retry") else None
         ),
+        rate_limit=_rate_limit(contract),
         location=node.source.at(),
         entity=named[0].name if named else "",
         key=named[0].entity.key if named and named[0].entity else "",
     )
+
+
+def _rate_limit(contract: options_pb2.MethodContract) -> RateLimit | None:
+    limit = contract.rate_limit
+    if not contract.HasField("rate_limit"):
+        return None
+    return RateLimit(limit.per_second, limit.burst or limit.per_second)
 
 
 def _entity(schema: Schema, node: MessageNode) -> Entity:
@@ -211,6 +220,9 @@ def _method_terms(method: Method) -> Mapping[str, Any]:
         "timeout": method.timeout,
         "stream_max_age": method.stream_max_age,
         "retry": [method.retry.attempts, method.retry.per_try] if method.retry else None,
+        "rate_limit": (
+            [method.rate_limit.per_second, method.rate_limit.burst] if method.rate_limit else None
+        ),
     }
 
 

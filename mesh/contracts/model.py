@@ -45,6 +45,10 @@ class Consistency(Enum):
     SESSION = "session"
 
 
+ERROR_DOMAIN = "isthmus.dev"
+"""The domain of the `google.rpc.ErrorInfo` in each typed error."""
+
+
 class Durability(Enum):
     """Where a write is on disk before it is acknowledged."""
 
@@ -105,6 +109,14 @@ class Retry:
 
 
 @dataclass(frozen=True)
+class RateLimit:
+    """How many calls a second each serving instance takes, and how many at once: a token bucket."""
+
+    per_second: int
+    burst: int
+
+
+@dataclass(frozen=True)
 class Method:
     """One method; durations in seconds.
 
@@ -126,6 +138,7 @@ class Method:
     timeout: float | None
     stream_max_age: float | None
     retry: Retry | None
+    rate_limit: RateLimit | None
     location: Location
     entity: str = ""
     key: str = ""

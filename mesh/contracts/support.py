@@ -35,11 +35,10 @@ def _refused(where: str) -> Row:
     return Row(Support.REFUSED, where)
 
 
-_NOT_YET = Row(Support.NOT_YET)
-
 _IDENTITY = "certificates, sidecars' routes and the runtime"
 _ACCESS = "RBAC in the callee's sidecar and at the edge; once more in the runtime"
 _ROUTE = "the calling sidecar's and the edge's routes"
+_RATE = "a token bucket in the callee's sidecar, for each instance"
 _CLUSTER = "the calling sidecar's and the edge's clusters"
 _GROUP = "replication: the group's journal and store"
 _MERGE = "replication: merging of cells"
@@ -56,7 +55,7 @@ ROWS: Mapping[str, Row] = {
     "MethodContract.callers": _enforced(_ACCESS),
     "MethodContract.timeout": _enforced(f"{_ROUTE}: the longest that a call may take"),
     "MethodContract.retry": _enforced(f"{_ROUTE}: retry policy"),
-    "MethodContract.rate_limit": _NOT_YET,
+    "MethodContract.rate_limit": _enforced(_RATE),
     "MethodContract.locality": _enforced(_CLUSTER),
     "MethodContract.consistency": _enforced(_SESSION),
     "MethodContract.durability": _enforced(_DURABLE),
@@ -71,8 +70,8 @@ ROWS: Mapping[str, Row] = {
     "Role.ROLE_UNENROLLED": _enforced("the enrolment listener; refused on any other service"),
     "Retry.attempts": _enforced(f"{_ROUTE}: retry policy"),
     "Retry.per_try": _enforced(f"{_ROUTE}: retry policy"),
-    "RateLimit.per_second": Row(Support.NOT_YET, "see `rate_limit`"),
-    "RateLimit.burst": Row(Support.NOT_YET, "see `rate_limit`"),
+    "RateLimit.per_second": _enforced(_RATE),
+    "RateLimit.burst": _enforced(_RATE),
     "Locality.LOCALITY_UNSPECIFIED": _enforced("the same as LOCALITY_LOCAL"),
     "Locality.LOCALITY_NEAREST": _enforced(f"{_CLUSTER}: regions in the order of failover"),
     "Locality.LOCALITY_LOCAL": _enforced(f"{_CLUSTER}: the own region alone"),
@@ -116,7 +115,5 @@ ROWS: Mapping[str, Row] = {
     "Scope.SCOPE_HOME_REGION": _enforced(_RESIDENT),
 }
 
-INSTEAD: Mapping[str, str] = {
-    "MethodContract.rate_limit": "leave rate_limit out",
-}
+INSTEAD: Mapping[str, str] = {}
 """For each option or value that is not supported yet: what to write today."""

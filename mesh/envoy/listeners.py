@@ -11,15 +11,13 @@ from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.http.buffer import v3 as buffer
 from envoy_data_plane.envoy.extensions.filters.http.health_check import v3 as health_check
-from envoy_data_plane.envoy.extensions.filters.http.local_ratelimit import v3 as ratelimit
 from envoy_data_plane.envoy.extensions.filters.http.router import v3 as router
 from envoy_data_plane.envoy.extensions.filters.network.connection_limit import v3 as connections
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
-from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
-from mesh.contracts.model import Method
-from mesh.envoy import clusters, rbac, telemetry, tls
+from mesh.contracts.model import Method, RateLimit
+from mesh.envoy import clusters, limits, rbac, telemetry, tls
 from mesh.envoy.text import Packed
 from mesh.place import Place
 from mesh.topology import Address
@@ -35,8 +33,7 @@ _MOST_STREAMS = 1024
 # that. Envoy drains the connection then, and waits for its streams.
 _MAX_CONNECTION = timedelta(minutes=30)
 # Nothing legitimate retries enrolment faster than this; a guesser of tokens gets nowhere.
-_ENROLMENTS_PER_SECOND = 20
-_ENROLMENT_BURST = 100
+_ENROLMENTS = RateLimit(per_second=20, burst=100)
 # Who enrols has proved nothing yet: a token and a signing request are a few hundred bytes.
 _ENROLMENT_BYTES = 64 * 1024
 _ENROLMENT_CONNECTIONS = 256
@@ -51,7 +48,8 @@ def inbound(
     methods: Iterable[Method],
 ) -> listener.Listener:
     """mTLS from other sidecars; the peer is appended to `x-forwarded-client-cert`."""
-    filters = [rbac.deny_all(), _health_check()]
+    # Who may not call takes no token from those who may.
+    filters = [rbac.deny_all(), limits.by_route(), _health_check()]
     manager = _manager(place, INBOUND, routes, filters, methods)
     manager.forward_client_cert_details = _Details.APPEND_FORWARD
     _name_peer(manager)
@@ -77,7 +75,9 @@ def enrolment(
     address: Address, place: Place, sds: Path, routes: route.RouteConfiguration
 ) -> listener.Listener:
     """Server-authenticated TLS alone, limited in all respects; no identity is passed on."""
-    manager = _manager(place, ENROLMENT, routes, [_rate_limit(), _small_requests()], ())
+    manager = _manager(
+        place, ENROLMENT, routes, [limits.everywhere(ENROLMENT, _ENROLMENTS), _small_requests()], ()
+    )
     if manager.common_http_protocol_options is not None:
         manager.common_http_protocol_options.idle_timeout = _ENROLMENT_IDLE
     found = _tcp(ENROLMENT, address, place, sds, manager, client_certificate=False)
@@ -210,19 +210,3 @@ def _few_connections() -> listener.Filter:
 def _small_requests() -> hcm.HttpFilter:
     config = buffer.Buffer(max_request_bytes=_ENROLMENT_BYTES)
     return hcm.HttpFilter(name="envoy.filters.http.buffer", typed_config=Packed(config))
-
-
-def _rate_limit() -> hcm.HttpFilter:
-    always = core.RuntimeFractionalPercent(default_value=types.FractionalPercent(numerator=100))
-    config = ratelimit.LocalRateLimit(
-        stat_prefix=ENROLMENT,
-        token_bucket=types.TokenBucket(
-            max_tokens=_ENROLMENT_BURST,
-            tokens_per_fill=_ENROLMENTS_PER_SECOND,
-            fill_interval=timedelta(seconds=1),
-        ),
-        filter_enabled=always,
-        filter_enforced=always,
-        rate_limited_as_resource_exhausted=True,
-    )
-    return hcm.HttpFilter(name="envoy.filters.http.local_ratelimit", typed_config=Packed(config))

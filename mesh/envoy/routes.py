@@ -18,7 +18,7 @@ from envoy_data_plane.google.protobuf import Any
 
 from mesh.contracts import exceptions
 from mesh.contracts.model import EVERY_WORKLOAD, Callers, Contract, Locality, Method, Role
-from mesh.envoy import clusters, rbac
+from mesh.envoy import clusters, limits, rbac
 from mesh.envoy.target import Target, target
 from mesh.envoy.text import Packed
 from mesh.topology import Topology
@@ -53,7 +53,8 @@ def inbound(contract: Contract, topology: Topology, region: str, workload: str) 
         _route(
             _exact(method.path),
             _forward(clusters.APP, _limit(method) + GRACE),
-            rbac.allow(method.path[1:], rbac.callers(method.callers, topology, region, workload)),
+            rbac.allow(method.path[1:], rbac.callers(method.callers, topology, region, workload))
+            | limits.of(method),
         )
         for method in served(contract, workload)
         if method.callers.roles != {Role.UNENROLLED}

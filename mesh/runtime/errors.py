@@ -28,7 +28,7 @@ from google.rpc import error_details_pb2
 from google.rpc.status_pb2 import Status
 from grpc_status import rpc_status
 
-DOMAIN = "isthmus.dev"
+from mesh.contracts.model import ERROR_DOMAIN
 
 
 class RpcError(Exception):
@@ -53,7 +53,7 @@ class RpcError(Exception):
     def status(self) -> Status:
         """The `google.rpc.Status` to answer with."""
         info = error_details_pb2.ErrorInfo(
-            reason=self.reason, domain=DOMAIN, metadata=self.metadata
+            reason=self.reason, domain=ERROR_DOMAIN, metadata=self.metadata
         )
         packed = []
         for detail in (info, *self.details):

@@ -24,6 +24,7 @@ from mesh.contracts.model import (
     Locality,
     Location,
     Method,
+    RateLimit,
     Retry,
     Role,
     Service,
@@ -56,6 +57,7 @@ def _method(name: str, callers: Callers = _ALPHA, **changes: Any) -> Method:
         "timeout": 10.0,
         "stream_max_age": None,
         "retry": None,
+        "rate_limit": None,
     }
     return Method(SERVICE, name, "", "", callers=callers, location=_HERE, **(given | changes))
 
@@ -72,6 +74,8 @@ METHODS = (
     _method("Once"),
     # Never answers; idempotent.
     _method("Again", **_REPEATABLE),
+    # Five a second, two at once.
+    _method("Limited", rate_limit=RateLimit(5, 2)),
     # Never answers, with a short deadline.
     _method("Slow", timeout=0.5, locality=Locality.LOCAL),
     # Sends a message every 50 ms to a peer.
@@ -130,7 +134,7 @@ class App:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         checked = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checked, self._server)
-        unary = dict.fromkeys(("Echo", "Operate", "Report"), self._echo)
+        unary = dict.fromkeys(("Echo", "Limited", "Operate", "Report"), self._echo)
         unary |= dict.fromkeys(("Once", "Again", "Slow"), self._hold) | {"Homed": self._homed}
         handlers: dict[str, grpc.RpcMethodHandler] = {
             name: grpc.unary_unary_rpc_method_handler(self._counted(name, does))

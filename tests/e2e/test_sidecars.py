@@ -16,8 +16,11 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
 
 from mesh.agent import EnrolmentRefused, PortTaken, SidecarDied, State
+from mesh.contracts.model import ERROR_DOMAIN
 from mesh.envoy import bootstrap
 from mesh.identity.spiffe import DeviceId, OperatorId, WorkloadId
 from mesh.local.wan import HEALTHY, Fault
@@ -178,6 +181,34 @@ async def test_connections_beyond_the_limit_are_closed_and_the_application_goes_
             own.recv(1)
     log = (mesh.place("eu", "beta").logs / "envoy.log").read_text()
     assert "no configured limit" not in log
+
+
+async def test_calls_beyond_the_limit_are_told_when_to_come_again(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("eu", "alpha"))
+    # Who may not call takes nothing from those who may.
+    stranger = mesh.direct(
+        mesh.topology.inbound("eu", "beta"), WorkloadId(DOMAIN, "eu", "gamma"), "beta.eu.mesh.test"
+    )
+    for _ in range(20):
+        assert (await status_of(call(stranger, "Limited")))[0] == DENIED
+    loop = asyncio.get_running_loop()
+    alpha = mesh.egress("eu", "alpha")
+    began, admitted, refusal = loop.time(), 0, None
+    while admitted < 8:
+        try:
+            await call(alpha, "Limited")
+            admitted += 1
+        except grpc.aio.AioRpcError as error:
+            assert error.code() == grpc.StatusCode.RESOURCE_EXHAUSTED
+            refusal = rpc_status.from_call(error)
+            info, again = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+            assert refusal.details[0].Unpack(info) and refusal.details[1].Unpack(again)
+            assert (info.reason, info.domain) == ("RATE_LIMITED", ERROR_DOMAIN)
+            assert dict(info.metadata)["method"] == path("Limited")[1:]
+            await asyncio.sleep(again.retry_delay.ToTimedelta().total_seconds())
+    # Two at once, and the six others at five a second.
+    assert refusal is not None and loop.time() - began >= 1.0
+    assert mesh.apps["eu"].seen["Limited"] == admitted
 
 
 async def test_a_deadline_is_deadline_exceeded(mesh: SmallMesh) -> None:

@@ -1,4 +1,4 @@
-"""How long a call may take, and how often it is tried."""
+"""How long a call may take, how often it is tried, and how many may come."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from mesh.contracts.schema import METHOD, MethodNode
 _TIMEOUT = options_pb2.MethodContract.TIMEOUT_FIELD_NUMBER
 _MAX_AGE = options_pb2.MethodContract.STREAM_MAX_AGE_FIELD_NUMBER
 _RETRY = options_pb2.MethodContract.RETRY_FIELD_NUMBER
+_RATE_LIMIT = options_pb2.MethodContract.RATE_LIMIT_FIELD_NUMBER
 _UNKNOWN = descriptor_pb2.MethodOptions.IDEMPOTENCY_UNKNOWN
 
 
@@ -123,6 +124,17 @@ def _retry_beyond_timeout(subject: Subject) -> Iterator[Problem]:
             )
 
 
+def _rate_limit_incomplete(subject: Subject) -> Iterator[Problem]:
+    for method in subject.schema.methods():
+        limit = method.contract.rate_limit
+        if method.contract.HasField("rate_limit") and not limit.per_second:
+            yield Problem(
+                method.source.at(METHOD, _RATE_LIMIT),
+                f"{method.name}: a rate_limit without per_second would let no call through",
+                "write rate_limit: {per_second: 100 burst: 20}, or leave rate_limit out",
+            )
+
+
 def _shorter_than_dependency(subject: Subject) -> Iterator[Problem]:
     """A method depends on each method that lists its workload as a caller.
 
@@ -169,6 +181,7 @@ RULES = (
     Rule("RETRY_ON_STREAM", "Streams are renewed by clients, not repeated.", _retry_on_stream),
     Rule("RETRY_INCOMPLETE", "A retry says how often and how long.", _retry_incomplete),
     Rule("RETRY_BEYOND_TIMEOUT", "All attempts fit the deadline.", _retry_beyond_timeout),
+    Rule("RATE_LIMIT_INCOMPLETE", "A rate limit says how often.", _rate_limit_incomplete),
     Rule(
         "TIMEOUT_BELOW_DEPENDENCY",
         "A method waits at least as long as what it calls.",

@@ -25,7 +25,7 @@ VARIANTS = {
     ),
     "optional_field": SOUND.replace("  string title", "  optional string title"),
     "two_faults": SOUND.replace("MERGE_LATEST", "MERGE_MIN").replace(
-        "callers: {workloads", "rate_limit: {per_second: 9} callers: {workloads"
+        "callers: {workloads", "rate_limit: {burst: 9} callers: {workloads"
     ),
     "homed": SOUND.replace("locality: LOCALITY_NEAREST", "locality: LOCALITY_HOME")
     .replace('key: "order_id"}', 'key: "order_id" home: HOME_ONE_REGION home_field: "home"}')
@@ -102,7 +102,7 @@ def test_all_findings_come_at_once_and_sorted(
     findings = refused.value.findings
     assert [finding.rule for finding in findings] == [
         "FAILOVER_SINGLE_REGION",
-        "NOT_SUPPORTED_YET",
+        "RATE_LIMIT_INCOMPLETE",
         "MERGE_MIN_UNSET",
     ]
     assert [finding.line for finding in findings] == sorted(finding.line for finding in findings)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from unittest.mock import patch
 
 import pytest
 from google.protobuf import descriptor_pb2
 
-from mesh.contracts import ContractError, read
+from mesh.contracts import ContractError, read, support
 from mesh.contracts.rules import RULES
+from mesh.contracts.support import Row, Support
 from tests.unit.contracts.protos import ENTITY, HEAD, SERVICE, SOUND, compiled
 
 MARK = "// HERE"
@@ -523,11 +525,10 @@ service StockService {
         ).replace(f"}}]; {MARK}", "}];"),
         "refer to it by key",
     ),
-    # What nothing enforces yet.
     "rate_limit": Case(
-        "NOT_SUPPORTED_YET",
-        method("timeout: {seconds: 3} rate_limit: {per_second: 1 burst: 1}"),
-        "leave rate_limit out",
+        "RATE_LIMIT_INCOMPLETE",
+        method("timeout: {seconds: 3} rate_limit: {burst: 1}"),
+        "rate_limit: {per_second: 100 burst: 20}",
     ),
 }
 
@@ -555,10 +556,22 @@ def test_a_wrong_contract_is_refused_with_file_line_and_remedy(name: str, sets: 
 
 
 def test_every_rule_that_a_proto_file_can_break_has_a_case() -> None:
-    by_descriptor_only = {"OPTION_UNKNOWN"}
-    assert {rule.id for rule in RULES} == {case.rule for case in CASES.values()} | (
-        by_descriptor_only
-    )
+    shown_elsewhere = {"OPTION_UNKNOWN", "NOT_SUPPORTED_YET"}
+    assert {rule.id for rule in RULES} == {case.rule for case in CASES.values()} | shown_elsewhere
+
+
+def test_what_nothing_enforces_yet_is_refused() -> None:
+    text = method("timeout: {seconds: 3} rate_limit: {per_second: 1}")
+    rows = {"MethodContract.rate_limit": Row(Support.NOT_YET)}
+    instead = {"MethodContract.rate_limit": "leave rate_limit out"}
+    with (
+        patch.dict(support.ROWS, rows),  # type: ignore[arg-type] # read-only for all others
+        patch.dict(support.INSTEAD, instead),  # type: ignore[arg-type] # as above
+        pytest.raises(ContractError) as refused,
+    ):
+        read(compiled({"case": text})["case"])
+    (finding,) = refused.value.findings
+    assert finding.rule == "NOT_SUPPORTED_YET" and "leave rate_limit out" in finding.remedy
 
 
 def test_rules_have_distinct_ids_and_a_sentence() -> None:

@@ -440,16 +440,18 @@ Global___Retry: _TypeAlias = Retry  # noqa: Y015
 
 @_typing.final
 class RateLimit(_message.Message):
-    """How often a method may be called."""
+    """How often a method may be called. Who calls more often gets RESOURCE_EXHAUSTED, with a
+    `google.rpc.RetryInfo` that says when to come again; of a stream its beginning counts.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
     PER_SECOND_FIELD_NUMBER: _builtins.int
     BURST_FIELD_NUMBER: _builtins.int
     per_second: _builtins.int
-    """Calls a second that each serving instance takes."""
+    """Calls a second that each serving instance takes, from all callers together."""
     burst: _builtins.int
-    """How many may come at once."""
+    """How many may come at once; as many as in a second, if it does not say."""
     def __init__(
         self,
         *,
