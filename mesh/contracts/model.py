@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 
 
 @dataclass(frozen=True)
@@ -228,8 +229,8 @@ class Contract:
 
     def group_of(self, workload: str) -> str | None:
         """The replication group that a workload owns."""
-        for service in self.services.values():
-            if service.workload == workload and service.group:
+        for service in self._of.get(workload, ()):
+            if service.group:
                 return service.group
         return None
 
@@ -239,15 +240,25 @@ class Contract:
         `LinkService` and `FeedService` are served by owners of a group alone.
         """
         owns_group = self.group_of(workload) is not None
-        return tuple(
+        everybodys = [
             service
-            for service in self.services.values()
-            if service.workload == workload
-            or (
-                service.workload == EVERY_WORKLOAD
-                and (owns_group or not service.name.startswith("isthmus.replication."))
-            )
-        )
+            for service in self._of.get(EVERY_WORKLOAD, ())
+            if owns_group or not service.name.startswith("isthmus.replication.")
+        ]
+        found = [*self._of.get(workload, ()), *everybodys]
+        return tuple(sorted(found, key=lambda service: self._order[service.name]))
+
+    @cached_property
+    def _of(self) -> Mapping[str, list[Service]]:
+        """Services by their workload, in the contract's order."""
+        found: dict[str, list[Service]] = {}
+        for service in self.services.values():
+            found.setdefault(service.workload, []).append(service)
+        return found
+
+    @cached_property
+    def _order(self) -> Mapping[str, int]:
+        return {service.name: at for at, service in enumerate(self.services.values())}
 
     def group_entities(self, group: str) -> tuple[Entity, ...]:
         """The entities that a group holds, by name."""

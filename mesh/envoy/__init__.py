@@ -5,9 +5,7 @@ from mesh.envoy.bootstrap import (
     Configuration,
     ControlPlane,
     compile_discovering,
-    compile_edge,
     compile_for,
-    compile_sidecar,
 )
 from mesh.envoy.discovery import STATE, Discovered, discovered
 from mesh.envoy.errors import EnvoyConfigError
@@ -21,9 +19,7 @@ __all__ = [
     "Discovered",
     "EnvoyConfigError",
     "compile_discovering",
-    "compile_edge",
     "compile_for",
-    "compile_sidecar",
     "discovered",
     "envoy_binary",
     "folder",

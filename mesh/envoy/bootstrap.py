@@ -12,7 +12,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from envoy_data_plane.envoy.config.bootstrap import v3 as bootstrap
+from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
+from envoy_data_plane.envoy.config.listener import v3 as listener
 from envoy_data_plane.envoy.config.overload import v3 as overload
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import (
     v3 as monitors,
@@ -22,10 +24,10 @@ from mesh.contracts.model import Contract
 from mesh.envoy import clusters, tls
 from mesh.envoy.discovery import FOR_EVER, from_ads, relative
 from mesh.envoy.errors import EnvoyConfigError
-from mesh.envoy.parts import Parts, edge_parts, folder, sidecar_parts
+from mesh.envoy.parts import as_they_are, folder, parts
 from mesh.envoy.text import Packed, text
 from mesh.identity.spiffe import WorkloadId
-from mesh.place import EDGE, Place
+from mesh.place import Place
 from mesh.topology import Address, Topology
 
 BOOTSTRAP = "bootstrap.json"
@@ -60,25 +62,18 @@ class Configuration:
 
 
 def compile_for(contract: Contract, topology: Topology, place: Place) -> Configuration:
-    """The configuration of whatever stands at `place`: a workload's sidecar or an edge."""
-    compiler = compile_edge if place.workload == EDGE else compile_sidecar
-    return compiler(contract, topology, place)
-
-
-def compile_sidecar(contract: Contract, topology: Topology, place: Place) -> Configuration:
-    """The configuration of the Envoy beside a workload.
+    """The configuration of whatever stands at `place`: a workload's sidecar or an edge.
 
     Raises `EnvoyConfigError` if the topology has no such workload or a socket's path is too long.
     """
-    return _static(place, sidecar_parts(contract, topology, place))
-
-
-def compile_edge(contract: Contract, topology: Topology, place: Place) -> Configuration:
-    """The configuration of a region's edge: its listener, and an egress for its agent alone.
-
-    Raises `EnvoyConfigError` if a socket's path is too long.
-    """
-    return _static(place, edge_parts(contract, topology, place))
+    _check_sockets(place)
+    found = list(parts(contract, topology, place, as_they_are))
+    resource = _bootstrap(place)
+    resource.static_resources = bootstrap.BootstrapStaticResources(
+        listeners=[each for each in found if isinstance(each, listener.Listener)],
+        clusters=[each for each in found if isinstance(each, cluster.Cluster)],
+    )
+    return Configuration({BOOTSTRAP: text(resource), **tls.secrets(place.identity)})
 
 
 @dataclass(frozen=True)
@@ -135,15 +130,6 @@ def compile_discovering(place: Place, control: ControlPlane) -> Configuration:
         lds_config=from_ads(FOR_EVER),
     )
     return Configuration({BOOTSTRAP: text(resource), **tls.secrets(own.identity)})
-
-
-def _static(place: Place, parts: Parts) -> Configuration:
-    _check_sockets(place)
-    resource = _bootstrap(place)
-    resource.static_resources = bootstrap.BootstrapStaticResources(
-        listeners=parts.listeners, clusters=[*parts.own, *parts.ways]
-    )
-    return Configuration({BOOTSTRAP: text(resource), **tls.secrets(place.identity)})
 
 
 def _check_sockets(place: Place) -> None:

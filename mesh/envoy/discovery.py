@@ -8,7 +8,7 @@ asks. So all instances of a workload in a region share one set, and all of a reg
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -22,7 +22,9 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 
 from mesh.contracts.model import Contract
-from mesh.envoy.parts import Parts, parts_for
+from mesh.envoy import clusters
+from mesh.envoy.parts import Message, Part, parts
+from mesh.envoy.target import Target
 from mesh.envoy.text import Packed, type_url
 from mesh.place import Place
 from mesh.topology import Topology
@@ -60,32 +62,46 @@ def discovered(
 
     Raises `EnvoyConfigError` if the topology has no such workload.
     """
-    place = relative(Place(region, workload, topology.path, Path(), Path(), otlp=topology.otlp))
-    return list(_split(parts_for(contract, topology, place)))
+
+    def maker(
+        _key: Hashable, make: Callable[[], Part]
+    ) -> tuple[tuple[Discovered, ...], frozenset[Target]]:
+        part = make()
+        return split(part.message), part.targets
+
+    found = parts(contract, topology, standing(topology, region, workload), maker)
+    return [each for split_part in found for each in split_part]
 
 
-def _split(parts: Parts) -> Iterator[Discovered]:
-    for way in parts.ways:
-        assignment = way.load_assignment
-        if assignment is not None:
-            way.load_assignment = None
-            way.type = cluster.ClusterDiscoveryType.EDS
-            way.eds_cluster_config = cluster.ClusterEdsClusterConfig(eds_config=from_ads())
-            yield Discovered(way.name, assignment)
-        yield Discovered(way.name, way, ((_ENDPOINTS, way.name),))
-    for own in parts.own:
-        yield Discovered(own.name, own)
-    for found in parts.listeners:
-        manager = _manager(found)
-        table = manager.route_config
-        needs: tuple[tuple[str, str], ...] = ()
-        if table is not None:
-            manager.route_config = None
-            # It takes no call before it has its routes.
-            manager.rds = hcm.Rds(config_source=from_ads(FOR_EVER), route_config_name=table.name)
-            needs = ((_ROUTES, table.name),)
-            yield Discovered(table.name, table)
-        yield Discovered(found.name, found, needs)
+def standing(topology: Topology, region: str, workload: str) -> Place:
+    """Where that instance stands as far as it matters to what it discovers."""
+    return relative(Place(region, workload, topology.path, Path(), Path(), otlp=topology.otlp))
+
+
+def split(message: Message) -> tuple[Discovered, ...]:
+    """A part as resources; the message is taken apart."""
+    if isinstance(message, cluster.Cluster):
+        assignment = message.load_assignment
+        if message.name in _ON_THE_OWN_HOST or assignment is None:
+            return (Discovered(message.name, message),)
+        message.load_assignment = None
+        message.type = cluster.ClusterDiscoveryType.EDS
+        message.eds_cluster_config = cluster.ClusterEdsClusterConfig(eds_config=from_ads())
+        return (
+            Discovered(message.name, assignment),
+            Discovered(message.name, message, ((_ENDPOINTS, message.name),)),
+        )
+    manager = _manager(message)
+    table = manager.route_config
+    if table is None:
+        return (Discovered(message.name, message),)
+    manager.route_config = None
+    # It takes no call before it has its routes.
+    manager.rds = hcm.Rds(config_source=from_ads(FOR_EVER), route_config_name=table.name)
+    return (
+        Discovered(table.name, table),
+        Discovered(message.name, message, ((_ROUTES, table.name),)),
+    )
 
 
 def from_ads(within: timedelta | None = None) -> core.ConfigSource:
@@ -105,5 +121,7 @@ def _manager(found: listener.Listener) -> hcm.HttpConnectionManager:
     raise TypeError(f"listener {found.name} does not end in an HTTP connection manager")
 
 
+# Their endpoints are sockets beside them, and never change.
+_ON_THE_OWN_HOST = (clusters.APP, clusters.METRICS, clusters.COLLECTOR)
 _ENDPOINTS = type_url(endpoint.ClusterLoadAssignment)
 _ROUTES = type_url(route.RouteConfiguration)

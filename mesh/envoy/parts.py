@@ -1,32 +1,43 @@
 """Contract × Topology × Place -> what one Envoy is made of: listeners with their routes, clusters.
 
-Pure: the same inputs give the same messages.
+Pure: the same inputs give the same messages. Each part comes with a key that holds all that it
+depends on beside the topology, so that who compiles one contract after another makes anew only
+what differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.listener import v3 as listener
 
-from mesh.contracts.model import Contract
+from mesh.contracts.model import Contract, Method
 from mesh.envoy import clusters, listeners, routes
 from mesh.envoy.errors import EnvoyConfigError
 from mesh.envoy.target import Target
 from mesh.place import EDGE, Place
 from mesh.topology import Topology
 
+T = TypeVar("T")
+
+Message = listener.Listener | cluster.Cluster
+
 
 @dataclass(frozen=True)
-class Parts:
-    """Listeners, the clusters on the own host, and the ways to other workloads."""
+class Part:
+    """A listener or a cluster, and the targets that its routes point at."""
 
-    listeners: list[listener.Listener]
-    own: list[cluster.Cluster]
-    ways: list[cluster.Cluster]
+    message: Message
+    targets: frozenset[Target] = frozenset()
+
+
+Maker = Callable[[Hashable, Callable[[], Part]], tuple[T, frozenset[Target]]]
+"""Makes what is wanted of a part, or has it by its key: equal keys make equal parts."""
 
 
 def folder(place: Place) -> Path:
@@ -34,73 +45,101 @@ def folder(place: Place) -> Path:
     return place.state / "envoy"
 
 
-def parts_for(contract: Contract, topology: Topology, place: Place) -> Parts:
+def as_they_are(_key: Hashable, make: Callable[[], Part]) -> tuple[Message, frozenset[Target]]:
+    """The `Maker` that makes each part anew, and wants its message."""
+    part = make()
+    return part.message, part.targets
+
+
+def parts(contract: Contract, topology: Topology, place: Place, maker: Maker[T]) -> Iterator[T]:
     """The parts of whatever stands at `place`: a workload's sidecar or an edge.
 
     Raises `EnvoyConfigError` if the topology has no such workload.
     """
-    made = edge_parts if place.workload == EDGE else sidecar_parts
-    return made(contract, topology, place)
+    made = _edge if place.workload == EDGE else _sidecar
+    targets: set[Target] = set()
+    for key, make in made(contract, topology, place):
+        # What the own host is like belongs to each of them.
+        found, points_at = maker((place, *key), make)
+        targets |= points_at
+        yield found
+    for to in sorted(targets):
+        # Shared by all workloads of a region.
+        key = ("way", place.region, place.identity, folder(place), to)
+        yield maker(key, partial(_way, to, topology, place))[0]
 
 
-def sidecar_parts(contract: Contract, topology: Topology, place: Place) -> Parts:
-    """The parts of the Envoy beside a workload. Raises `EnvoyConfigError`."""
-    if place.workload not in topology.workloads:
+def _way(to: Target, topology: Topology, place: Place) -> Part:
+    return Part(clusters.upstream_cluster(to, topology, place, folder(place)))
+
+
+_Recipe = tuple[tuple[Hashable, ...], Callable[[], Part]]
+
+
+def _sidecar(contract: Contract, topology: Topology, place: Place) -> Iterator[_Recipe]:
+    region, workload = place.region, place.workload
+    if workload not in topology.workloads:
         raise EnvoyConfigError(
-            f"no workload {place.workload!r} in {topology.path}: add it to `workloads`"
+            f"no workload {workload!r} in {topology.path}: add it to `workloads`"
         )
     sds = folder(place)
-    served = routes.inbound(contract, topology, place.region, place.workload)
-    called = routes.egress(contract, topology, place.region, place.workload)
-    open_ones = routes.enrolment(contract, place.workload)
-    found = [
-        listeners.inbound(
-            topology.inbound(place.region, place.workload),
-            place,
-            sds,
-            served.configuration(listeners.INBOUND),
-            routes.served(contract, place.workload),
-        ),
-        listeners.egress(place, called.configuration(listeners.EGRESS), contract.methods()),
-    ]
+    served = tuple(routes.served(contract, workload))
+
+    def inbound() -> Part:
+        table = routes.inbound(contract, topology, region, workload)
+        address = topology.inbound(region, workload)
+        named = table.configuration(listeners.INBOUND)
+        return Part(listeners.inbound(address, place, sds, named, served), table.targets)
+
+    yield ("inbound", served), inbound
+    yield _egress(contract, topology, place)
+    open_ones = routes.enrolment(contract, workload)
     if open_ones is not None:
-        found.append(
-            listeners.enrolment(
-                topology.enrolment(place.region),
-                place,
-                sds,
-                open_ones.configuration(listeners.ENROLMENT),
-            )
+        named = open_ones.configuration(listeners.ENROLMENT)
+        address = topology.enrolment(region)
+        yield (
+            ("enrolment", served),
+            lambda: Part(listeners.enrolment(address, place, sds, named)),
         )
-    own = [clusters.app(place), clusters.metrics(place)]
-    return _parts(topology, place, found, own, called.targets)
+    yield ("app",), lambda: Part(clusters.app(place))
+    yield ("metrics",), lambda: Part(clusters.metrics(place))
+    yield from _collector(place)
 
 
-def edge_parts(contract: Contract, topology: Topology, place: Place) -> Parts:
-    """The parts of a region's edge: its listener, and an egress for its agent alone."""
-    taken = routes.edge(contract, topology)
-    called = routes.egress(contract, topology, place.region, EDGE)
-    found = [
-        listeners.edge(
-            topology.edge(place.region),
-            place,
-            folder(place),
-            taken.configuration(listeners.EDGE),
-            contract.methods(),
-        ),
-        listeners.egress(place, called.configuration(listeners.EGRESS), contract.methods()),
+def _edge(contract: Contract, topology: Topology, place: Place) -> Iterator[_Recipe]:
+    """A region's edge: its listener, and an egress for its agent alone."""
+
+    def edge() -> Part:
+        table = routes.edge(contract, topology)
+        address = topology.edge(place.region)
+        named = table.configuration(listeners.EDGE)
+        made = listeners.edge(address, place, folder(place), named, contract.methods())
+        return Part(made, table.targets)
+
+    yield ("edge", *contract.services.values()), edge
+    yield _egress(contract, topology, place)
+    yield from _collector(place)
+
+
+def _egress(contract: Contract, topology: Topology, place: Place) -> _Recipe:
+    region, workload = place.region, place.workload
+    callable_: list[tuple[str, Method]] = [
+        (callee, method)
+        for callee in topology.workloads
+        for method in routes.served(contract, callee)
+        if routes.may_call(method, callee, workload)
     ]
-    return _parts(topology, place, found, [], taken.targets | called.targets)
+    counted = tuple((method.service, method.name) for method in contract.methods())
+
+    def egress() -> Part:
+        table = routes.egress(contract, topology, region, workload)
+        named = table.configuration(listeners.EGRESS)
+        return Part(listeners.egress(place, named, contract.methods()), table.targets)
+
+    return ("egress", tuple(callable_), counted), egress
 
 
-def _parts(
-    topology: Topology,
-    place: Place,
-    found: list[listener.Listener],
-    own: list[cluster.Cluster],
-    targets: Iterable[Target],
-) -> Parts:
-    ways = [clusters.upstream_cluster(to, topology, place, folder(place)) for to in sorted(targets)]
-    if place.otlp is not None:
-        own = [*own, clusters.collector(place.otlp)]
-    return Parts(found, own, ways)
+def _collector(place: Place) -> Iterable[_Recipe]:
+    otlp = place.otlp
+    if otlp is not None:
+        yield ("collector",), lambda: Part(clusters.collector(otlp))

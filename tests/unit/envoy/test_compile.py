@@ -16,7 +16,7 @@ from mesh import topology as topologies
 from mesh.contracts import exceptions
 from mesh.contracts.model import EVERY_WORKLOAD, Contract, Idempotency, Locality, Method, Role
 from mesh.contracts.read import load
-from mesh.envoy import EnvoyConfigError, compile_edge, compile_for, compile_sidecar, render
+from mesh.envoy import EnvoyConfigError, compile_for, render
 from mesh.place import EDGE, Place
 
 ROOT = Path(__file__).parents[3]
@@ -370,7 +370,7 @@ def test_tracing_is_there_only_with_a_collector() -> None:
 
 
 def test_no_payload_and_no_secret_is_logged() -> None:
-    text = compile_sidecar(CONTRACT, TOPOLOGY, place("eu", "authority")).bootstrap
+    text = compile_for(CONTRACT, TOPOLOGY, place("eu", "authority")).bootstrap
     assert "%REQ(AUTHORIZATION)%" not in text
     assert "BODY" not in text
     assert "PRIVATE KEY" not in text
@@ -378,18 +378,18 @@ def test_no_payload_and_no_secret_is_logged() -> None:
 
 def test_the_same_inputs_give_the_same_bytes() -> None:
     where = place("ap", "channels")
-    assert compile_sidecar(CONTRACT, TOPOLOGY, where) == compile_sidecar(CONTRACT, TOPOLOGY, where)
+    assert compile_for(CONTRACT, TOPOLOGY, where) == compile_for(CONTRACT, TOPOLOGY, where)
 
 
 def test_a_socket_path_that_is_too_long_is_refused_before_envoy_sees_it() -> None:
     where = replace(place("eu", EDGE), run=Path("/" + "x" * 110))
     with pytest.raises(EnvoyConfigError, match=r"too long for a socket.*shorter folder"):
-        compile_edge(CONTRACT, TOPOLOGY, where)
+        compile_for(CONTRACT, TOPOLOGY, where)
 
 
 def test_an_unknown_workload_is_refused() -> None:
     with pytest.raises(EnvoyConfigError, match="add it to `workloads`"):
-        compile_sidecar(CONTRACT, TOPOLOGY, place("eu", "unheard-of"))
+        compile_for(CONTRACT, TOPOLOGY, place("eu", "unheard-of"))
 
 
 def test_a_method_that_names_no_caller_is_reachable_by_nobody() -> None:
@@ -400,7 +400,7 @@ def test_a_method_that_names_no_caller_is_reachable_by_nobody() -> None:
     contract = Contract(
         {**CONTRACT.services, service.name: replace(service, methods=(closed,))}, {}
     )
-    document = json.loads(compile_sidecar(contract, TOPOLOGY, place("eu", "channels")).bootstrap)
+    document = json.loads(compile_for(contract, TOPOLOGY, place("eu", "channels")).bootstrap)
     inbound = document["static_resources"]["listeners"][0]
     http = inbound["filter_chains"][0]["filters"][0]["typed_config"]
     (route,) = [
@@ -411,7 +411,7 @@ def test_a_method_that_names_no_caller_is_reachable_by_nobody() -> None:
     assert principals(route) == set()
     assert closed.path not in {
         r["match"].get("path")
-        for r in json.loads(compile_edge(contract, TOPOLOGY, place("eu", EDGE)).bootstrap)[
+        for r in json.loads(compile_for(contract, TOPOLOGY, place("eu", EDGE)).bootstrap)[
             "static_resources"
         ]["listeners"][0]["filter_chains"][0]["filters"][0]["typed_config"]["route_config"][
             "virtual_hosts"
@@ -438,8 +438,8 @@ def test_a_call_goes_to_the_home_that_it_names_and_else_to_its_own_region() -> N
     services = {**CONTRACT.services, service.name: replace(service, methods=methods)}
     contract = replace(CONTRACT, services=services)
     for document in (
-        compile_edge(contract, TOPOLOGY, place("eu", EDGE)),
-        compile_sidecar(contract, TOPOLOGY, place("eu", "overview")),
+        compile_for(contract, TOPOLOGY, place("eu", EDGE)),
+        compile_for(contract, TOPOLOGY, place("eu", "overview")),
     ):
         found = [
             (route["match"].get("headers", []), route["route"]["cluster"])

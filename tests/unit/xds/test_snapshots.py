@@ -7,9 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mesh import topology as topologies
-from mesh.contracts.model import Callers, Contract
+from mesh.contracts.model import Contract, Locality, Method, Role
 from mesh.contracts.read import load
 from mesh.envoy import (
     ControlPlane,
@@ -36,17 +38,16 @@ def place(workload: str, folder: str = "/var/isthmus") -> Place:
     return Place("eu", workload, TOPOLOGY.path, Path("/run/isthmus/eu"), Path(folder))
 
 
-def changed(path: str, callers: Callers) -> Contract:
+def with_method(contract: Contract, method: Method) -> Contract:
+    """The contract with this method in place of the one of its name."""
     services = {
         name: replace(
             service,
-            methods=tuple(
-                replace(m, callers=callers) if m.path == path else m for m in service.methods
-            ),
+            methods=tuple(method if m.path == method.path else m for m in service.methods),
         )
-        for name, service in CONTRACT.services.items()
+        for name, service in contract.services.items()
     }
-    return replace(CONTRACT, services=services)
+    return replace(contract, services=services)
 
 
 def differing(one: Revision, other: Revision) -> dict[Instance, set[tuple[str, str]]]:
@@ -112,14 +113,46 @@ def test_compiling_again_gives_the_same_versions_and_shares_them() -> None:
     assert len(ways) == 1
 
 
+@settings(max_examples=8)
+@given(data=st.data())
+def test_one_contract_after_another_is_compiled_as_each_by_itself(data: st.DataObject) -> None:
+    """What is kept from one to the next is never what has changed."""
+    compiler, contract = Compiler(), CONTRACT
+    methods = st.sampled_from([m.path for m in CONTRACT.methods()])
+    workloads = st.sets(st.sampled_from(TOPOLOGY.workloads), max_size=2)
+    for number in range(3):
+        for path in data.draw(st.sets(methods, max_size=3)):
+            old = next(m for m in contract.methods() if m.path == path)
+            contract = with_method(
+                contract,
+                replace(
+                    old,
+                    callers=replace(
+                        old.callers,
+                        workloads=frozenset(data.draw(workloads)),
+                        roles=frozenset(data.draw(st.sets(st.sampled_from(Role)))),
+                    ),
+                    timeout=data.draw(st.sampled_from((None, 1.0, 2.0))),
+                    locality=data.draw(st.sampled_from((Locality.NEAREST, Locality.LOCAL))),
+                ),
+            )
+        topology = TOPOLOGY
+        if data.draw(st.booleans()):
+            topology = replace(TOPOLOGY, otlp="collector.test:4317")
+        one = compiler.revision(f"r{number}", contract, topology, ["eu"])
+        fresh = Compiler().revision(f"r{number}", contract, topology, ["eu"])
+        assert not differing(one, fresh)
+
+
 def test_a_change_of_one_methods_callers_changes_its_tables_alone() -> None:
     method = next(
         m for m in CONTRACT.methods() if m.path == "/isthmus.channels.v1.ChannelService/GetChannel"
     )
     callers = replace(method.callers, workloads=method.callers.workloads | {"gateway"})
+    changed = with_method(CONTRACT, replace(method, callers=callers))
     compiler = Compiler()
     before = compiler.revision("before", CONTRACT, TOPOLOGY)
-    after = compiler.revision("after", changed(method.path, callers), TOPOLOGY)
+    after = compiler.revision("after", changed, TOPOLOGY)
     found = differing(before, after)
     assert {i.workload for i in found} >= {"channels"}
     for instance, names in found.items():
