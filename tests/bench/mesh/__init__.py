@@ -1,0 +1,1 @@
+"""Benchmarks of the mesh as something that is deployed: ``python -m tests.bench mesh``."""
