@@ -94,7 +94,12 @@ def recover(
         recovered.fingerprints.pop(entity, None)
     recovered.replayed -= recovered.gone
     waiting = (recovered.parked | unread | resumed) - recovered.gone
-    recovered.parked = {each for each in waiting if parked.holds(recovered.states[each])}
+    # Of what ended, and is forgotten by now, there is no state that holds anything.
+    recovered.parked = {
+        each
+        for each in waiting
+        if (state := recovered.states.get(each)) is not None and parked.holds(state)
+    }
     return recovered
 
 
