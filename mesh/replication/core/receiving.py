@@ -189,7 +189,6 @@ class Receiver:
             self._journal.take(frame)
         else:
             self.relayed.hold(frame)
-            self._journal.lag.note(frame.origin, frame.first, frame.columns.clocks[0])
         self._owed.append((frame.origin, frame.last, len(frame.body), frame.count))
         self._owed_bytes += len(frame.body)
         self._owed_changes += frame.count

@@ -57,7 +57,10 @@ class Relayed:
             while frames and frames[0].last <= known:
                 frames.popleft()  # it came from elsewhere meanwhile
             for _ in range(self._proven(origin, frames)):
-                new |= self._journal.take(frames.popleft())
+                frame = frames.popleft()
+                # Only now: a relay may lie about when something was made as well.
+                self._journal.lag.note(origin, frame.first, frame.columns.clocks[0])
+                new |= self._journal.take(frame)
             if not frames:
                 del self._held[origin]
         return new
