@@ -33,11 +33,9 @@ class Hearing:
 
     def heard_of(self, clocks: Mapping[str, int], now_ms: int) -> set[str]:
         """A heartbeat named these clocks. Returns the peers of which it is a new sign of life."""
-        alive = {
-            peer
-            for peer, clock in clocks.items()
-            if peer in self._alive and clock > self._clocks.get(peer, 0)
-        }
+        known = self._clocks
+        newer = [peer for peer, clock in clocks.items() if clock > known.get(peer, 0)]
+        alive = self._alive.keys() & newer
         for peer in alive:
             self._clocks[peer] = clocks[peer]
             self._alive[peer] = now_ms

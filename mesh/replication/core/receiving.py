@@ -14,10 +14,10 @@ from isthmus.replication.v1 import frame_pb2, link_pb2
 from mesh.replication.core import errors
 from mesh.replication.core.batches import Write
 from mesh.replication.core.clocks import (
+    COUNTER_BITS,
     MAX_AHEAD_MS,
     Origin,
     Vector,
-    milliseconds,
     origin_from_proto,
     vector_from_proto,
     vector_to_proto,
@@ -209,11 +209,11 @@ class Receiver:
         self._journal.lag.applied(self._journal.vector)
         self._view.wall_ms = message.wall_ms
         # One from the far future would hide all that come after it.
-        self._view.clocks = {
-            region: clock
-            for region, clock in {**message.heard, self._peer: message.clock}.items()
-            if milliseconds(clock) - now_ms <= MAX_AHEAD_MS
-        }
+        heard, latest = message.heard, (now_ms + MAX_AHEAD_MS + 1) << COUNTER_BITS
+        clocks = {region: clock for region in heard if (clock := heard[region]) < latest}
+        if message.clock < latest:
+            clocks[self._peer] = message.clock
+        self._view.clocks = clocks
         # Acknowledged whether or not there is news: who asks is alive.
         self._acknowledged = None
         own = self._journal.origin
