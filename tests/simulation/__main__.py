@@ -1,5 +1,7 @@
 """Runs seeds: `python -m tests.simulation --seeds 20000 --from 0`, or one: `--seeds 1 --from 42`.
 
+Worlds of many regions: `--seeds 20 --least 60`, each of which takes about a minute.
+
 Prints the shortest script found for each seed that fails, ready for `tests/scenarios`, and exits
 with 1 then.
 """
@@ -20,17 +22,18 @@ _PIECE = 50
 _EVERY_SECONDS = 10
 
 
-def failing(seeds: range, most_regions: int) -> list[int]:
-    """The seeds that fail."""
-    return [seed for seed in seeds if failure(plan(seed, most_regions)) is not None]
+def failing(seeds: range, least: int, most: int) -> list[int]:
+    """The seeds that fail, in worlds of so many regions."""
+    return [seed for seed in seeds if failure(plan(seed, most, least_regions=least)) is not None]
 
 
-def explain(seed: int, most_regions: int) -> Iterator[str]:
+def explain(seed: int, least: int, most: int) -> Iterator[str]:
     """What to print of a seed that fails."""
-    first = failure(plan(seed, most_regions))
+    lines = plan(seed, most, least_regions=least)
+    first = failure(lines)
     if first is None:
         return
-    short = shrink(plan(seed, most_regions))
+    short = shrink(lines)
     yield f"# Seed {seed} fails: {first}"
     yield f"# In short: {failure(short)}"
     yield from short
@@ -45,20 +48,21 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--from", type=int, default=0, dest="first", help="the first seed")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes")
     parser.add_argument("--regions", type=int, default=100, help="the most regions of a world")
+    parser.add_argument("--least", type=int, default=0, help="the fewest regions of a world")
     parser.add_argument("--show", action="store_true", help="print the first seed's script only")
     given = parser.parse_args(arguments)
     if given.show:
-        print("\n".join(plan(given.first, given.regions)))
+        print("\n".join(plan(given.first, given.regions, least_regions=given.least)))
         return 0
     end = given.first + given.seeds
-    pieces = [range(at, min(end, at + _PIECE)) for at in range(given.first, end, _PIECE)]
+    size = _PIECE if given.least < _PIECE else 1
+    pieces = [range(at, min(end, at + size)) for at in range(given.first, end, size)]
+    least, most = ([number] * len(pieces) for number in (given.least, given.regions))
     failed: list[int] = []
     done = 0
     started = said = time.monotonic()
     with ProcessPoolExecutor(given.jobs) as pool:
-        for piece, found in zip(
-            pieces, pool.map(failing, pieces, [given.regions] * len(pieces)), strict=True
-        ):
+        for piece, found in zip(pieces, pool.map(failing, pieces, least, most), strict=True):
             done += len(piece)
             failed += found
             if found:
@@ -70,7 +74,7 @@ def main(arguments: list[str]) -> int:
                 print(f"{done} seeds, {len(failed)} failed, {rate:.0f}/s", flush=True)
     for seed in failed[:5]:
         print()
-        print("\n".join(explain(seed, given.regions)), flush=True)
+        print("\n".join(explain(seed, given.least, given.regions)), flush=True)
     return 1 if failed else 0
 
 

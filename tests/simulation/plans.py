@@ -18,11 +18,21 @@ _CALLS = frozenset(
 
 Maker = Callable[[Random, list[str]], list[str]]
 
+_MANY = 20
+"""A world of so many regions has fewer steps, and passes in less time: each pair has its link."""
 
-def plan(seed: int, most_regions: int = 100, focus: Collection[str] = ()) -> list[str]:
+_LONGEST_MS = 6000
+
+
+def plan(
+    seed: int, most_regions: int = 100, focus: Collection[str] = (), least_regions: int = 0
+) -> list[str]:
     """The lines of a seed; with a `focus`, of faults of these kinds alone, such as "trim"."""
     random = Random(f"isthmus {seed}")  # noqa: S311 # repeatable on purpose
-    names = [f"r{n}" for n in range(min(most_regions, _regions(random)))]
+    count = min(most_regions, _regions(random))
+    if count < least_regions:
+        count = Random(f"regions {seed}").randint(least_regions, most_regions)  # noqa: S311 # same
+    names = [f"r{n}" for n in range(count)]
     faults = [fault for fault in FAULTS if random.random() < 0.25]
     # Drawn apart, so that other seeds go on showing what they showed.
     if Random(f"isthmus lies {seed}").random() < 0.2:  # noqa: S311 # the same
@@ -30,7 +40,7 @@ def plan(seed: int, most_regions: int = 100, focus: Collection[str] = ()) -> lis
     if focus:
         kinds = (*FAULTS, _lie, _members, _operation)
         faults = [fault for fault in kinds if fault.__name__.removeprefix("_") in focus]
-    steps = random.randint(10, 60) if len(names) < 20 else 800 // len(names)
+    steps = random.randint(10, 60) if len(names) < _MANY else 800 // len(names)
     lines = ["regions " + " ".join(names)]
     kinds = _kinds(seed)
     lines += _first(random, names, kinds)
@@ -53,7 +63,22 @@ def plan(seed: int, most_regions: int = 100, focus: Collection[str] = ()) -> lis
             _among(lines, Random(f"rights {seed}"), 0.4, _rights, names)  # noqa: S311 # as above
     if (focus and "calls" in focus) or (not focus and seed % 8 in (3, 6)):
         lines = list(_with_clients(lines, Random(f"clients {seed}")))  # noqa: S311 # as above
+    if len(names) >= _MANY:
+        lines = list(_hurried(lines))
     return [*lines, "settle"]
+
+
+def _hurried(lines: list[str]) -> Iterator[str]:
+    """The long waits end once there were some."""
+    left = _LONGEST_MS
+    for line in lines:
+        verb, *words = line.split()
+        if verb == "wait":
+            milliseconds = int(words[0])
+            yield line if milliseconds <= max(100, left) else "wait 100"
+            left -= milliseconds
+        else:
+            yield line
 
 
 def _kinds(seed: int) -> str:
