@@ -6,14 +6,28 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
-from mesh.replication.core import recovery, repair
+from mesh.replication.core import (
+    recovery,
+    repair,
+)
 from mesh.replication.core.damage import Damages
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import checksum
 from mesh.replication.core.integrity import Integrity
 from mesh.replication.core.recent import Recent
 from tests.simulation import disk as disks
-from tests.simulation.bugs import _bug as bug
+from tests.simulation.bugs.registry import bug
+
+
+@bug
+def the_digest_is_not_told_of_every_change() -> Iterator[None]:
+    real = Digest.touch
+
+    def touch(self: Any, changed: Any) -> None:
+        real(self, [e for e in changed if e not in self._parts or e[1] != "c2"])
+
+    with patch.object(Digest, "touch", touch):
+        yield
 
 
 @bug

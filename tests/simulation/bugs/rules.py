@@ -1,4 +1,4 @@
-"""Bugs of merge rules and of how they are written, each a patch around a run: see `bugs`."""
+"""Bugs of merge rules that the simulation must find; see `bugs`."""
 
 from __future__ import annotations
 
@@ -7,14 +7,61 @@ from typing import Any
 from unittest.mock import patch
 
 from mesh.replication import deltas
-from mesh.replication.core import etags
+from mesh.replication.core import (
+    cells,
+    entities,
+    etags,
+    pending,
+)
 from mesh.replication.core.cells import FIRST
+from mesh.replication.core.entities import EntityState
 from mesh.replication.core.journal import Journal
 from mesh.replication.core.rules import dots, escrow, ordered, registers, stamped
 from mesh.replication.core.shapes import Packed
 from mesh.replication.core.wire import read_varint
+from tests.simulation.bugs.registry import bug
 
 
+@bug
+def tombstones_are_forgotten() -> Iterator[None]:
+    real = entities.join
+
+    def join(one: EntityState | None, other: EntityState | None) -> EntityState | None:
+        if one and other and one.deleted and other.changed > one.changed:
+            return other
+        return real(one, other)
+
+    with patch.object(pending, "join", join), patch.object(entities, "join", join):
+        yield
+
+
+@bug
+def increments_of_one_origin_are_added_up_twice() -> Iterator[None]:
+    def join(self: Any, one: Any, other: Any) -> Any:
+        merged = dict(one)
+        for origin, (up, down) in other.items():
+            old = one.get(origin, (0, 0))
+            merged[origin] = (old[0] + up, old[1] + down)
+        return merged
+
+    with patch.object(cells.Counter, "join", join):
+        yield
+
+
+@bug
+def a_removal_also_removes_what_it_had_not_seen() -> Iterator[None]:
+    real = cells.Set.join
+
+    def join(self: Any, one: Any, other: Any) -> Any:
+        live, seen, beyond = real(self, one, other)
+        gone = {e for dot, e in one[0].items() if dot not in live}
+        return {dot: e for dot, e in live.items() if e not in gone}, seen, beyond
+
+    with patch.object(cells.Set, "join", join):
+        yield
+
+
+@bug
 def first_lets_a_later_writer_win() -> Iterator[None]:
     real = deltas.of_set
 
@@ -30,11 +77,13 @@ def first_lets_a_later_writer_win() -> Iterator[None]:
         yield
 
 
+@bug
 def min_is_taken_for_max() -> Iterator[None]:
     with patch.object(ordered.Min, "wins", ordered.Max.wins):
         yield
 
 
+@bug
 def keep_both_drops_a_concurrent_value() -> Iterator[None]:
     real = registers.KeepBoth.join
 
@@ -47,6 +96,7 @@ def keep_both_drops_a_concurrent_value() -> Iterator[None]:
         yield
 
 
+@bug
 def a_concurrent_removal_brings_an_entry_back() -> Iterator[None]:
     real = registers.Map.join
 
@@ -58,11 +108,13 @@ def a_concurrent_removal_brings_an_entry_back() -> Iterator[None]:
         yield
 
 
+@bug
 def an_etag_is_not_looked_at() -> Iterator[None]:
     with patch.object(etags, "read", lambda *_: None):
         yield
 
 
+@bug
 def an_etag_of_an_earlier_life_counts() -> Iterator[None]:
     real = etags.read
 
@@ -74,6 +126,7 @@ def an_etag_of_an_earlier_life_counts() -> Iterator[None]:
         yield
 
 
+@bug
 def dots_are_numbered_anew() -> Iterator[None]:
     def delta(state: Any, origin: Any, written: Any, gone: Any) -> bytes:
         return real(None if state is None else (state[0], {}, state[2]), origin, written, gone)
@@ -83,6 +136,7 @@ def dots_are_numbered_anew() -> Iterator[None]:
         yield
 
 
+@bug
 def a_restored_backup_spends_its_rights_again() -> Iterator[None]:
     def former(self: Journal) -> list[Any]:
         return [o for o in self.vector if o.region == self.region and o != self.origin]
@@ -91,6 +145,7 @@ def a_restored_backup_spends_its_rights_again() -> Iterator[None]:
         yield
 
 
+@bug
 def rights_that_are_given_are_kept() -> Iterator[None]:
     real = escrow.rights
 
@@ -102,6 +157,7 @@ def rights_that_are_given_are_kept() -> Iterator[None]:
         yield
 
 
+@bug
 def a_bounded_counter_is_a_counter() -> Iterator[None]:
     def taken(rows: Any, origin: Any, amount: int, former: Any) -> Any:
         row = rows.get(origin, escrow.NOTHING)
@@ -111,6 +167,7 @@ def a_bounded_counter_is_a_counter() -> Iterator[None]:
         yield
 
 
+@bug
 def older_contents_lie_over_newer_ones() -> Iterator[None]:
     real = Packed.over
 
@@ -119,18 +176,3 @@ def older_contents_lie_over_newer_ones() -> Iterator[None]:
 
     with patch.object(Packed, "over", over):
         yield
-
-
-BUGS_OF_RULES = (
-    first_lets_a_later_writer_win,
-    min_is_taken_for_max,
-    keep_both_drops_a_concurrent_value,
-    a_concurrent_removal_brings_an_entry_back,
-    an_etag_is_not_looked_at,
-    an_etag_of_an_earlier_life_counts,
-    dots_are_numbered_anew,
-    a_restored_backup_spends_its_rights_again,
-    rights_that_are_given_are_kept,
-    a_bounded_counter_is_a_counter,
-    older_contents_lie_over_newer_ones,
-)
