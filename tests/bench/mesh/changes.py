@@ -20,7 +20,7 @@ from mesh.contracts.model import Contract
 from mesh.topology import Topology
 from mesh.xds import SERVER_OPTIONS, AdsServer, Compiler, Fleet, Revision
 from mesh.xds.kinds import ENDPOINTS, ROUTES
-from tests.bench.mesh.contract import FRONT, contract, topology, with_caller
+from tests.bench.mesh.contract import FRONT, contract, topology, with_callers
 from tests.bench.rows import Row, percentile, row
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -55,7 +55,7 @@ async def run(streams: int, resources: int, changes: int) -> Figures:
         sent, used = ads.traffic.bytes, time.process_time()
         for number in range(1, changes + 1):
             started = time.perf_counter()
-            now = with_caller(now, f"other-{number % 2 + 1}")
+            now = with_callers(now, number)
             revision = _revision(compiler, str(number), now, whole)
             compiled = time.perf_counter()
             ads.fleet.offer(revision)

@@ -14,7 +14,7 @@ change gives one method of a workload another caller: the time is from the contr
 the last stream's acknowledgement at the server, compilation included."""
 STREAMS = (1, 50, 1000)
 RESOURCES = (200, 1000)
-_CHANGES = {1: 150, 50: 90, 1000: 30}
+_CHANGES = {1: 150, 50: 90, 1000: 15}
 
 
 def main(argv: list[str]) -> int:

@@ -51,10 +51,12 @@ def contract(whole: Topology) -> Contract:
     return Contract(services, {})
 
 
-def with_caller(before: Contract, caller: str) -> Contract:
-    """The contract in which one method of `front` has this caller alone."""
+def with_callers(before: Contract, number: int) -> Contract:
+    """The contract in which one method of `front` has other callers, never the same again."""
+    others = len(before.services) - 1
+    callers = frozenset({f"other-{number % others}", f"other-{number // others}"})
     service = before.services["bench.v1.Front"]
-    first = replace(service.methods[0], callers=Callers(workloads=frozenset({caller})))
+    first = replace(service.methods[0], callers=Callers(workloads=callers))
     changed = replace(service, methods=(first, *service.methods[1:]))
     return replace(before, services={**before.services, service.name: changed})
 
