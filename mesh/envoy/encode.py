@@ -15,7 +15,7 @@ from typing import Any
 
 import betterproto2
 
-from mesh.envoy.text import Packed
+from mesh.envoy.text import Packed, Shared
 
 _Encoder = Callable[[Any], bytes]
 _VARINT, _FIXED_64, _LENGTH, _FIXED_32 = 0, 1, 2, 5
@@ -24,6 +24,10 @@ _INTEGERS = frozenset({"enum", "bool", "int32", "int64", "uint32", "uint64"})
 
 def encode(message: betterproto2.Message) -> bytes:
     """The bytes of a message, those inside a `Packed` included."""
+    if isinstance(message, Shared):
+        if message.kept is None:
+            message.kept = _any(message.type_url, encode(message.message))
+        return message.kept
     if isinstance(message, Packed):
         return _any(message.type_url, encode(message.message))
     return b"".join(

@@ -57,16 +57,16 @@ def parts(contract: Contract, topology: Topology, place: Place, maker: Maker[T])
     Raises `EnvoyConfigError` if the topology has no such workload.
     """
     made = _edge if place.workload == EDGE else _sidecar
+    # Paths as text: they are hashed once for each part.
+    here = (place.region, str(place.run), str(place.state))
     targets: set[Target] = set()
     for key, make in made(contract, topology, place):
-        # What the own host is like belongs to each of them.
-        found, points_at = maker((place, *key), make)
+        found, points_at = maker((*here, place.workload, place.otlp, *key), make)
         targets |= points_at
         yield found
-    for to in sorted(targets):
+    for to in sorted(targets, key=lambda to: (to.workload, to.locality, to.region)):
         # Shared by all workloads of a region.
-        key = ("way", place.region, place.identity, folder(place), to)
-        yield maker(key, partial(_way, to, topology, place))[0]
+        yield maker((*here, to), partial(_way, to, topology, place))[0]
 
 
 def _way(to: Target, topology: Topology, place: Place) -> Part:

@@ -7,6 +7,8 @@ they drain. A policy's name says which line of the contract it comes from.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
+from typing import Literal
 
 from envoy_data_plane.envoy.config.rbac import v3 as rbac
 from envoy_data_plane.envoy.extensions.filters.http.rbac import v3 as filter_rbac
@@ -15,7 +17,7 @@ from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
 from mesh.contracts.model import Callers, Role
-from mesh.envoy.text import Packed
+from mesh.envoy.text import Packed, Shared
 from mesh.identity.spiffe import WorkloadId
 from mesh.place import EDGE
 from mesh.topology import Topology
@@ -29,17 +31,31 @@ def deny_all() -> hcm.HttpFilter:
     return hcm.HttpFilter(name=FILTER, typed_config=Packed(filter_rbac.Rbac(rules=rbac.Rbac())))
 
 
-def allow(name: str, principals: list[rbac.Principal]) -> dict[str, Any]:
-    """A route's `typed_per_filter_config`: these principals and nobody else."""
+Names = tuple[tuple[Literal["exact", "prefix"], str], ...]
+"""SPIFFE IDs, or how they begin."""
+
+
+def allow(name: str, names: Names) -> dict[str, Any]:
+    """A route's `typed_per_filter_config`: who has one of these names and nobody else."""
+    return {FILTER: _allow(name, names)}
+
+
+@lru_cache(maxsize=1024)
+def _allow(name: str, names: Names) -> Shared:
+    # Most policies are those of the last contract, and the same in all regions.
     rules = rbac.Rbac(action=rbac.RbacAction.ALLOW)
-    if principals:
+    if names:
         rules.policies = {
-            name: rbac.Policy(permissions=[rbac.Permission(any=True)], principals=principals)
+            name: rbac.Policy(
+                permissions=[rbac.Permission(any=True)],
+                principals=[_principal(kind, text) for kind, text in names],
+            )
         }
-    return {FILTER: Packed(filter_rbac.RbacPerRoute(rbac=filter_rbac.Rbac(rules=rules)))}
+    return Shared(filter_rbac.RbacPerRoute(rbac=filter_rbac.Rbac(rules=rules)))
 
 
-def callers(who: Callers, topology: Topology, region: str, callee: str) -> list[rbac.Principal]:
+@lru_cache(maxsize=1024)
+def callers(who: Callers, topology: Topology, region: str, callee: str) -> Names:
     """The peers that a callee's sidecar accepts, by exact SPIFFE ID.
 
     Roles are end principals: they come through an edge, which has checked them; here any region's
@@ -55,28 +71,22 @@ def callers(who: Callers, topology: Topology, region: str, callee: str) -> list[
         names |= {(r, w) for r, w in _everywhere(callee, topology) if r != region}
     if who.roles & ROLE_PATHS.keys():
         names |= _everywhere(EDGE, topology)
-    return [_exact(WorkloadId(topology.trust_domain, *name).uri) for name in sorted(names)]
+    return tuple(("exact", WorkloadId(topology.trust_domain, *n).uri) for n in sorted(names))
 
 
-def roles(who: Iterable[Role], topology: Topology) -> list[rbac.Principal]:
+def roles(who: Iterable[Role], topology: Topology) -> Names:
     """The end principals that an edge accepts, by the beginning of their SPIFFE ID."""
-    return [
-        rbac.Principal(
-            authenticated=rbac.PrincipalAuthenticated(
-                principal_name=matcher.StringMatcher(
-                    prefix=f"spiffe://{topology.trust_domain}/{path}/"
-                )
-            )
-        )
-        for path in sorted(ROLE_PATHS[role] for role in who if role in ROLE_PATHS)
-    ]
+    paths = sorted(ROLE_PATHS[role] for role in who if role in ROLE_PATHS)
+    return tuple(("prefix", f"spiffe://{topology.trust_domain}/{path}/") for path in paths)
 
 
 def _everywhere(workload: str, topology: Topology) -> set[tuple[str, str]]:
     return {(region, workload) for region in topology.region_names}
 
 
-def _exact(uri: str) -> rbac.Principal:
-    return rbac.Principal(
-        authenticated=rbac.PrincipalAuthenticated(principal_name=matcher.StringMatcher(exact=uri))
+@lru_cache(maxsize=8192)
+def _principal(kind: Literal["exact", "prefix"], text: str) -> rbac.Principal:
+    matched = (
+        matcher.StringMatcher(exact=text) if kind == "exact" else matcher.StringMatcher(prefix=text)
     )
+    return rbac.Principal(authenticated=rbac.PrincipalAuthenticated(principal_name=matched))

@@ -29,6 +29,14 @@ class Packed(protobuf.Any):
         self.message = message
 
 
+class Shared(Packed):
+    """One that many resources hold and nobody changes: its bytes are kept, once there are any."""
+
+    def __init__(self, message: betterproto2.Message) -> None:
+        super().__init__(message)
+        self.kept: bytes | None = None
+
+
 def text(message: betterproto2.Message) -> str:
     """Deterministic, indented JSON that ends in a newline."""
     return json.dumps(_json(message), indent=2, ensure_ascii=False) + "\n"
