@@ -39,3 +39,35 @@ def render(
         output.print_json({"folders": [str(path) for path in written]})
     else:
         print(f"{len(written)} configurations, all accepted by Envoy, are in {out}")
+
+
+@app.command("service-config")
+def service_config(
+    caller: Annotated[
+        str, typer.Option("--caller", help="Only what this workload may call.", metavar="WORKLOAD")
+    ] = "",
+    deadlines: Annotated[
+        bool,
+        typer.Option(
+            "--deadlines/--no-deadlines",
+            help="Clients in Python and C++ cut them by a second or two: set deadlines at calls.",
+        ),
+    ] = True,
+    mesh: MeshPath = MESH,
+) -> None:
+    """Prints the gRPC service config: deadlines and retries for clients without a sidecar.
+
+    A client takes it as the channel argument `grpc.service_config`, in any language.
+    """
+    from mesh.cli import output
+    from mesh.cli.exits import CommandError, Exit
+    from mesh.contracts import load as load_contract
+    from mesh.contracts.service_config import service_config as configure
+    from mesh.topology import load
+
+    known = load(mesh).workloads
+    if caller and caller not in known:
+        raise CommandError(
+            f"{caller} is no workload of {mesh}: it has {', '.join(known)}", Exit.NOT_FOUND
+        )
+    output.print_json(configure(load_contract(), caller or None, deadlines=deadlines))
