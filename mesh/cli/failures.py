@@ -29,6 +29,7 @@ _BY_CLASS = {
     "mesh.identity.errors": (("IdentityError", Exit.FAILED),),
     "mesh.envoy.errors": (("EnvoyConfigError", Exit.FAILED),),
     "mesh.agent.errors": (("AgentError", Exit.FAILED),),
+    "mesh.xds.why": (("Unclear", Exit.NOT_FOUND),),
 }
 
 _BY_STATUS = {

@@ -7,9 +7,13 @@ from typing import Annotated
 
 import typer
 
+from mesh.cli.mesh_plan import plan
+from mesh.cli.mesh_why import why
 from mesh.cli.options import MESH, AsJson, MeshPath
 
 app = typer.Typer(help="The sidecars' configuration.", no_args_is_help=True)
+app.command("plan")(plan)
+app.command("why")(why)
 
 
 @app.callback()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from google.protobuf import descriptor_pb2, duration_pb2
@@ -26,7 +26,7 @@ from mesh.contracts.model import (
     Role,
     Service,
 )
-from mesh.contracts.schema import MessageNode, MethodNode, Schema, ServiceNode
+from mesh.contracts.schema import METHOD, MessageNode, MethodNode, Schema, ServiceNode
 
 _ROLES = {
     options_pb2.ROLE_OPERATOR: Role.OPERATOR,
@@ -56,6 +56,7 @@ _IDEMPOTENCY = {
     descriptor_pb2.MethodOptions.NO_SIDE_EFFECTS: Idempotency.NO_SIDE_EFFECTS,
     descriptor_pb2.MethodOptions.IDEMPOTENT: Idempotency.IDEMPOTENT,
 }
+_IDEMPOTENCY_LEVEL = descriptor_pb2.MethodOptions.IDEMPOTENCY_LEVEL_FIELD_NUMBER
 
 
 def build(schema: Schema) -> Contract:
@@ -127,7 +128,15 @@ def _method(schema: Schema, node: MethodNode) -> Method:
         location=node.source.at(),
         entity=named[0].name if named else "",
         key=named[0].entity.key if named and named[0].entity else "",
+        lines=tuple(_lines(node)),
     )
+
+
+def _lines(node: MethodNode) -> Iterator[tuple[str, int]]:
+    for field, _ in node.contract.ListFields():
+        yield field.name, node.source.at(METHOD, field.number).line
+    if node.proto.options.HasField("idempotency_level"):
+        yield "idempotency_level", node.source.at(_IDEMPOTENCY_LEVEL).line
 
 
 def _rate_limit(contract: options_pb2.MethodContract) -> RateLimit | None:

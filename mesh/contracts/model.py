@@ -122,7 +122,7 @@ class Method:
     """One method; durations in seconds.
 
     Under locality HOME `entity` is the message type whose home serves it, and `key` the field of
-    the request that names one.
+    the request that names one. `lines` are those of the options that are set.
     """
 
     service: str
@@ -143,6 +143,12 @@ class Method:
     location: Location
     entity: str = ""
     key: str = ""
+    lines: tuple[tuple[str, int], ...] = field(default=(), compare=False, repr=False)
+
+    def at(self, option: str) -> Location:
+        """The line of an option, called as in options.proto; the method's, if it is not set."""
+        line = dict(self.lines).get(option)
+        return self.location if line is None else Location(self.location.file, line)
 
     @property
     def path(self) -> str:

@@ -36,15 +36,19 @@ def render(
         for region in topology.region_names:
             for workload in (*topology.workloads, EDGE):
                 where = place(region, workload)
-                _validate(contract, topology, where, Path(scratch) / region / workload)
+                accepted(contract, topology, where, Path(scratch) / region / workload)
                 into = out / region / workload
                 compile_for(contract, topology, where).write(into)
                 written.append(into)
     return written
 
 
-def _validate(contract: Contract, topology: Topology, place: Place, scratch: Path) -> None:
-    """Validation opens the files that a configuration names, so it gets a place with some."""
+def accepted(contract: Contract, topology: Topology, place: Place, scratch: Path) -> None:
+    """Has one configuration validated by the real Envoy. Raises `EnvoyConfigError`.
+
+    Envoy opens the files that a configuration names, so it gets a place with some: `scratch`, which
+    is made.
+    """
     stand_in = replace(place, run=scratch, state=scratch)
     identity = WorkloadId(topology.trust_domain, place.region, place.workload)
     root = authority.make_root(topology.trust_domain, _SOME_TIME)
