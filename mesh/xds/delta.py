@@ -46,7 +46,7 @@ class DeltaStream(Stream):
         self._settle(one)
 
     def _begin(self, one: OneType, request: DeltaRequest) -> None:
-        one.names = set(request.subscribe) - {EVERYTHING}
+        one.names = {one.known(name) for name in request.subscribe if name != EVERYTHING}
         one.everything = not request.subscribe or EVERYTHING in request.subscribe
         held = request.held
         for name in one.target if one.everything else ():
@@ -91,7 +91,7 @@ class DeltaStream(Stream):
     def _subscribe(one: OneType, name: str) -> None:
         """Answered even if the client should have it: it may ask because it has forgotten."""
         if name != EVERYTHING:
-            one.names.add(name)
+            one.names.add(one.known(name))
             one.urgent[name] = None
         elif not one.everything:
             one.everything = True

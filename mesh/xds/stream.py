@@ -96,6 +96,11 @@ class OneType:
         """Whether the client wants this name."""
         return self.everything or name in self.names
 
+    def known(self, name: str) -> str:
+        """The name as the target has it, so that a thousand streams keep one string."""
+        found = self.target.get(name)
+        return name if found is None else found.name
+
     @property
     def blocked(self) -> bool:
         """Whether the client lacks some of this very target because it has rejected it."""

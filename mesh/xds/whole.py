@@ -31,7 +31,7 @@ class WholeStream(Stream):
     def receive(self, request: WholeRequest, now_ms: int) -> None:
         """Takes a request. Raises `TooMuch`."""
         one, first = self._type(request.type_url)
-        if request.nonce != one.last_nonce:
+        if not first and request.nonce != one.last_nonce:
             return  # about an older response than the last: what it asks for, the next repeats
         self._answer(one, request.nonce, request.error, now_ms)
         names = set(request.names) - {EVERYTHING}

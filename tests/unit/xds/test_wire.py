@@ -124,3 +124,17 @@ def test_a_sidecar_that_asks_again_is_answered_again() -> None:
     response = stream.poll()
     assert response is not None
     assert [each.name for each in response.resources] == ["two"]
+
+
+def test_a_client_that_begins_with_a_nonce_of_another_stream_is_answered() -> None:
+    stream = WholeStream(LIBRARY.snapshot([ONE]))
+    stream.receive(WholeRequest(CLUSTER, ("one",), "some version", "17"), 0)
+    response = stream.poll()
+    assert response is not None
+    assert response.resources == (ONE,)
+    # What it says about that other stream later is void.
+    stream.receive(WholeRequest(CLUSTER, ("one",), "some version", "18", "no"), 0)
+    assert stream.rejection is None
+    assert not stream.acknowledged
+    stream.receive(WholeRequest(CLUSTER, ("one",), response.version, response.nonce), 0)
+    assert stream.acknowledged
