@@ -29,11 +29,13 @@ class Damage:
     def __init__(self, region: Region) -> None:
         self._region = region
         self._since: dict[EntityKey, tuple[int, int]] = {}
+        self._told_apart: set[EntityKey] = set()
 
     def started(self) -> None:
         """The process began anew, from what its disk holds."""
         integrity = self._region.journal.integrity
         self._since = dict.fromkeys(self._region.disk.rotten(), (self._now, 0))
+        self._told_apart.clear()
         for entity in self._since:
             if integrity.damages.wanted(entity) is None:
                 raise Violation(f"{self._region.name} started from a damaged {entity[1]}")
@@ -75,13 +77,21 @@ class Damage:
         wrong = altered(encode(state), at)
         if wrong is not None and entity not in self._since:
             journal.committed[entity] = wrong
+            open_one = journal.integrity.damages.wanted(entity)
+            self._told_apart.discard(entity)
+            if open_one is not None and open_one.kind == DIVERGENCE:
+                # Two regions differ in it already: that repair replaces it, whatever it is by now.
+                self._told_apart.add(entity)
             self._since[entity] = self._now, self._mended(entity)
             region.world.damaged.add(entity)
 
     def _mended(self, entity: EntityKey) -> int:
         """How often an entity was repaired in this life."""
         mended = self._region.journal.integrity.damages.mended
-        return sum(damage.entity == entity and damage.kind != DIVERGENCE for damage in mended)
+        any_kind = entity in self._told_apart
+        return sum(
+            damage.entity == entity and (any_kind or damage.kind != DIVERGENCE) for damage in mended
+        )
 
     def tick(self) -> None:
         """Scrubs and repairs, as a group does, and checks what came of it."""

@@ -103,7 +103,7 @@ async def test_a_repeat_of_what_nobody_did_is_done(tmp_path: Path) -> None:
         # Whoever granted it does not begin it: also not for a first attempt that was under way.
         for region in (ap, eu):
             with pytest.raises(OperationUnknown, match="was done in us"):
-                await count(region.group, replace(asking(), deadline=repeat(0.3).deadline))
+                await count(region.group, replace(asking(), deadline=repeat(2).deadline))
         heal(ap, eu, us)
         await until(lambda: equal(ap, eu, us))
         for region in (ap, eu, us):
