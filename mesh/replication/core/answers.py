@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from isthmus.replication.v1 import digest_pb2, frame_pb2
 
-from mesh.replication.core.clocks import origin_from_proto, vector_to_proto
+from mesh.replication.core.clocks import origin_from_proto
 from mesh.replication.core.entities import EntityKey, encode
 from mesh.replication.core.frames import FrameLog
 
@@ -39,7 +39,7 @@ class Answers:
         if self._inquiry is None or not budget.open:
             return None
         inquiry, self._inquiry = self._inquiry, None
-        answer = digest_pb2.Answer(id=inquiry.id, vector=vector_to_proto(self._journal.vector))
+        answer = digest_pb2.Answer(id=inquiry.id, vector=self._journal.told)
         steps = self._answer(inquiry, answer, now_ms)
         room = _ANSWER_BYTES
         while room > 0 and budget.open:

@@ -7,6 +7,7 @@ Hybrid logical clocks after Kulkarni et al., "Logical Physical Clocks" (2014): m
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import NamedTuple
 
 from isthmus.replication.v1 import frame_pb2
@@ -81,4 +82,10 @@ def vector_from_proto(message: frame_pb2.Vector) -> Vector:
 
 def origin_from_proto(message: frame_pb2.Origin) -> Origin:
     """The origin in a message."""
-    return Origin(message.region, message.incarnation)
+    return _origin(message.region, message.incarnation)
+
+
+@lru_cache(maxsize=4096)
+def _origin(region: str, incarnation: int) -> Origin:
+    # One object for each, whoever names it: there are few, and each link names all of them.
+    return Origin(region, incarnation)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from isthmus.replication.v1 import link_pb2, snapshot_pb2
 
-from mesh.replication.core.clocks import Origin, covers, vector_to_proto
+from mesh.replication.core.clocks import Origin, covers
 from mesh.replication.core.frames import FrameLog
 from mesh.replication.core.journal import Journal
 from mesh.replication.core.snapshots import Capture, Header
@@ -44,7 +44,7 @@ class Giving:
         if last is not None and 0 <= now_ms - last < OFFERED_EVERY_MS:
             return []
         self._offered_ms = now_ms
-        vector = vector_to_proto(self._journal.vector)
+        vector = self._journal.told
         return [link_pb2.FollowResponse(offer=snapshot_pb2.SnapshotOffer(vector=vector))]
 
     def asked(

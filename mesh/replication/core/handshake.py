@@ -7,7 +7,6 @@ from collections.abc import Iterable
 from isthmus.replication.v1 import frame_pb2, link_pb2
 
 from mesh.replication.core import errors
-from mesh.replication.core.clocks import vector_to_proto
 from mesh.replication.core.frames import FORMAT, FORMATS
 from mesh.replication.core.journal import Journal
 
@@ -51,7 +50,7 @@ def hello(journal: Journal, group: str, regions: Iterable[str] = ()) -> link_pb2
         ),
         formats=FORMATS,
         contract_digest=journal.contract_digest,
-        vector=vector_to_proto(journal.vector),
+        vector=journal.told,
         regions=sorted(regions),
         process=journal.process,
     )

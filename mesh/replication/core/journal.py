@@ -12,6 +12,8 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 
+from isthmus.replication.v1 import frame_pb2
+
 from mesh.replication.core import generations, members
 from mesh.replication.core.arrivals import Arrivals
 from mesh.replication.core.batches import (
@@ -32,6 +34,7 @@ from mesh.replication.core.clocks import (
     Vector,
     covers,
     milliseconds,
+    vector_to_proto,
 )
 from mesh.replication.core.columns import joined
 from mesh.replication.core.damage import STORED_FRAME
@@ -103,6 +106,7 @@ class Journal:
         self.process = process
         self.speakers = Speakers()
         self._beat = 0
+        self._told: tuple[Vector, frame_pb2.Vector] | None = None
         self.contract_digest = contract_digest
         self.committed = recovered.states
         self.vector = recovered.vector
@@ -190,6 +194,13 @@ class Journal:
     def stamp(self, now_ms: int) -> Stamp:
         """The stamp of the next local change."""
         return Stamp(self.clock.tick(now_ms), *self.origin)
+
+    @property
+    def told(self) -> frame_pb2.Vector:
+        """`vector` as a message: made once for all links."""
+        if self._told is None or self._told[0] is not self.vector:
+            self._told = self.vector, vector_to_proto(self.vector)
+        return self._told[1]
 
     def beat(self, now_ms: int) -> int:
         """The clock of the next heartbeat: higher than the last, unless time was set back.

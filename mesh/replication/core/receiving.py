@@ -244,11 +244,12 @@ class Receiver:
         if freed or self._news(vector, now_ms):
             self._acknowledged = vector
             self._acknowledged_ms = now_ms
+            taken, told = self._journal.taken, self._journal.told
             messages.append(
                 link_pb2.FollowRequest(
                     acknowledgement=link_pb2.Acknowledgement(
-                        applied=vector_to_proto(self._journal.taken),
-                        durable=vector_to_proto(vector),
+                        applied=told if taken == vector else vector_to_proto(taken),
+                        durable=told,
                     )
                 )
             )

@@ -14,7 +14,7 @@ from isthmus.replication.v1 import frame_pb2, lag_pb2, link_pb2, signature_pb2, 
 from mesh.replication.core import errors
 from mesh.replication.core.answers import Answers
 from mesh.replication.core.batches import Write
-from mesh.replication.core.clocks import Origin, Vector, vector_from_proto, vector_to_proto
+from mesh.replication.core.clocks import Origin, Vector, vector_from_proto
 from mesh.replication.core.frames import FrameLog, StoredFrame
 from mesh.replication.core.handing import Giving
 from mesh.replication.core.handshake import check_hello, hello
@@ -171,7 +171,7 @@ class Sender:
     def _heartbeat(self, now_ms: int, heard: Mapping[str, int]) -> link_pb2.FollowResponse:
         return link_pb2.FollowResponse(
             heartbeat=link_pb2.Heartbeat(
-                vector=vector_to_proto(self._journal.vector),
+                vector=self._journal.told,
                 clock=self._journal.beat(now_ms),
                 wall_ms=now_ms,
                 heard={region: clock for region, clock in heard.items() if region != self._peer},
