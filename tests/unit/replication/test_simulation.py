@@ -130,6 +130,13 @@ def test_worlds_keep_all_promises(start: int) -> None:
         assert found is None, f"seed {seed}: {found}\n" + "\n".join(shrink(lines))
 
 
+@pytest.mark.parametrize("seed", [1, 3])
+def test_worlds_of_forty_regions_keep_all_promises(seed: int) -> None:
+    lines = plan(seed, most_regions=40, least_regions=40)
+    found = failure(lines)
+    assert found is None, f"{found}\n" + "\n".join(lines)
+
+
 def test_many_regions_converge() -> None:
     names = " ".join(f"r{n}" for n in range(12))
     play(
