@@ -15,7 +15,8 @@ from mesh.replication.core import cells
 from mesh.replication.core.cells import Version
 from mesh.replication.core.clocks import Origin, milliseconds, origin_from_proto
 from mesh.replication.core.conflicts import DELETED, MOVED, Conflict
-from mesh.replication.core.entities import EntityState, enclosed
+from mesh.replication.core.entities import EntityState
+from mesh.replication.core.rendering import enclosed
 from mesh.replication.core.wire import numbers
 from mesh.replication.schema import EntitySchema
 from mesh.replication.views import ConflictView, Value

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from google.protobuf.message import DecodeError
 
 from mesh.replication import residency
-from mesh.replication.core import entities
+from mesh.replication.core import rendering
 from mesh.replication.core.batches import Visible
 from mesh.replication.core.clocks import Origin, milliseconds
 from mesh.replication.core.entities import EntityKey, EntityState
@@ -45,7 +45,7 @@ def render(state: EntityState, schema: EntitySchema, key: str) -> tuple[bytes, t
 
 
 def _whole(state: EntityState, schema: EntitySchema, key: str) -> bytes:
-    return entities.render(state, schema.rules, schema.key_field(key))
+    return rendering.render(state, schema.rules, schema.key_field(key))
 
 
 def _parses(value: bytes, schema: EntitySchema) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 from google.protobuf.wrappers_pb2 import StringValue
 
 from mesh.replication import Group, Transaction, conflicts, residency
-from mesh.replication.core import entities
+from mesh.replication.core import rendering
 from mesh.replication.core.entities import EntityState
 from tests.support.merging import SCHEMA, THING, Thing
 
@@ -27,7 +27,7 @@ def state_of(state: EntityState | None, key: str) -> State:
     if state.deleted:
         return {"generation": state.generation, "deleted": True}
     schema = SCHEMA.entities[THING]
-    thing = Thing.FromString(entities.render(state, schema.rules, schema.key_field(key)))
+    thing = Thing.FromString(rendering.render(state, schema.rules, schema.key_field(key)))
     return {
         "generation": state.generation,
         "deleted": False,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.message import Message
 
 from mesh.replication import Transaction, WriteContext, conflicts
-from mesh.replication.core import entities, etags, horizon, receiving
+from mesh.replication.core import entities, etags, horizon, receiving, rendering
 from mesh.replication.core.batches import Batch, Visible, Write
 from mesh.replication.core.cells import SET
 from mesh.replication.core.clocks import MAX_AHEAD_MS, covers, milliseconds
@@ -467,7 +467,7 @@ class Region:
             return None
         schema = kind.schema.entities[kind.name]
         return kind.message_class.FromString(
-            entities.render(state, schema.rules, schema.key_field(key))
+            rendering.render(state, schema.rules, schema.key_field(key))
         )
 
     def etag(self, key: str) -> bytes | None:

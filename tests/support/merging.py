@@ -6,7 +6,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from mesh.contracts.model import Contract, Entity, Field, Location, Merge
-from mesh.replication.core import entities
+from mesh.replication.core import rendering
 from mesh.replication.schema import GroupSchema
 from tests.support.regions import Region
 
@@ -94,4 +94,4 @@ def read(region: Region, key: str = "t") -> Message | None:
     if state is None or state.deleted:
         return None
     schema = SCHEMA.entities[THING]
-    return Thing.FromString(entities.render(state, schema.rules, schema.key_field(key)))
+    return Thing.FromString(rendering.render(state, schema.rules, schema.key_field(key)))

@@ -11,7 +11,7 @@ from isthmus.channels.v1 import channel_pb2
 
 from mesh.contracts.model import Contract, Entity, Field, Location, Merge
 from mesh.replication import Transaction, WriteContext
-from mesh.replication.core import entities
+from mesh.replication.core import entities, rendering
 from mesh.replication.core.batches import Batch, Recovered, Visible, Write
 from mesh.replication.core.clocks import Origin, Vector, covers
 from mesh.replication.core.entities import EntityKey
@@ -195,7 +195,7 @@ class Region:
             return None
         schema = SCHEMA.entities[CHANNEL]
         return channel_pb2.Channel.FromString(
-            entities.render(state, schema.rules, schema.key_field(key))
+            rendering.render(state, schema.rules, schema.key_field(key))
         )
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, NamedTuple
 
-from mesh.replication.core import entities, homes
+from mesh.replication.core import entities, homes, rendering
 from mesh.replication.core.cells import KEEP_BOTH, MAP, RULES, Stamp, Unseen, Version
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.entities import DELETE, Change, EntityKey, EntityState
@@ -142,20 +142,20 @@ def between(
     if generation > before.generation:
         moves = homes.moves(before.generation, generation)
         if moves and not before.deleted and _lost(before, unknown):
-            other = Version(Stamp(*before.changed[:3]), entities.content(before))
+            other = Version(Stamp(*before.changed[:3]), rendering.content(before))
             yield Conflict(entity, before.generation, b"", MOVED, Version(stamp, b""), other)
     elif homes.moves(generation, before.generation):
         # Who sees a move writes no more under the home before it.
-        other = Version(stamp, entities.content(written))
+        other = Version(stamp, rendering.content(written))
         yield Conflict(entity, generation, b"", MOVED, Version(before.created, b""), other)
     elif change.kind == DELETE:
         if not before.deleted and generation == before.generation and _lost(before, unknown):
-            other = Version(Stamp(*before.changed[:3]), entities.content(before))
+            other = Version(Stamp(*before.changed[:3]), rendering.content(before))
             yield Conflict(entity, generation, b"", DELETED, Version(stamp, b""), other)
     elif before.deleted or generation < before.generation:
         # Who sees a delete writes no more to what was deleted.
         ended = Stamp(*before.changed[:3]) if before.generation == generation else before.created
-        other = Version(stamp, entities.content(written))
+        other = Version(stamp, rendering.content(written))
         yield Conflict(entity, generation, b"", DELETED, Version(ended, b""), other)
     else:
         for key, cell in written.cells.items():

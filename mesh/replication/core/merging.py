@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from operator import is_, itemgetter
 
-from mesh.replication.core import conflicts, entities
+from mesh.replication.core import conflicts, entities, rendering
 from mesh.replication.core.cells import Unseen, Version
 from mesh.replication.core.clocks import Vector
 from mesh.replication.core.columns import Columns
@@ -163,7 +163,7 @@ class Merging:
 
     def _void(self, change: Change, written: EntityState) -> None:
         """What is written to a generation that ended, and of which nothing is left here."""
-        other = Version(change.stamp, entities.content(written))
+        other = Version(change.stamp, rendering.content(written))
         found = Conflict(
             change.entity, change.generation, b"", conflicts.DELETED, Version(None, b""), other
         )

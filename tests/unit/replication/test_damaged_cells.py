@@ -8,7 +8,7 @@ import pytest
 from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import frame_pb2
 
-from mesh.replication.core import cells, entities, errors, shapes
+from mesh.replication.core import cells, entities, errors, rendering, shapes
 from mesh.replication.core.cells import FIRST, LATEST, MAX, SET
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.frames import chain
@@ -171,9 +171,9 @@ def test_no_cell_stands_for_the_key(path: bytes, delta: bytes) -> None:
 def test_a_cell_that_changed_by_itself_is_left_out_of_what_a_conflict_tells() -> None:
     us = received(LABELS, SET, added(b"\x52\x01x"))
     state = us.journal.committed[CHANNEL, "c1"]
-    whole = entities.content(state)
+    whole = rendering.content(state)
     assert Channel.FromString(whole).labels == ["x"]
     live, seen, beyond = state.cells[LABELS, SET]
     damaged = (dict.fromkeys(live, b"\x52\x05x"), seen, beyond)
-    left = entities.content(state._replace(cells={**state.cells, (LABELS, SET): damaged}))
+    left = rendering.content(state._replace(cells={**state.cells, (LABELS, SET): damaged}))
     assert Channel.FromString(left) == Channel(title="news")

@@ -7,7 +7,7 @@ from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import frame_pb2, link_pb2, signature_pb2
 from isthmus.replication.v1.frame_pb2 import Shape
 
-from mesh.replication.core import entities, errors
+from mesh.replication.core import errors, rendering
 from mesh.replication.core.batches import Recovered
 from mesh.replication.core.clocks import Origin
 from mesh.replication.core.frames import chain
@@ -215,7 +215,7 @@ def test_a_region_of_an_older_contract_keeps_merges_and_forwards_new_fields() ->
     older = GroupSchema(contract("takeovers", "labels").group_entities("channels"))
     schema = older.entities[CHANNEL]
     state = us.journal.committed[CHANNEL, "c1"]
-    rendered = entities.render(state, schema.rules, schema.key_field("c1"))
+    rendered = rendering.render(state, schema.rules, schema.key_field("c1"))
     # It reads them too: they stay where a newer message class finds them.
     assert Channel.FromString(rendered) == eu.get("c1")
     us.write(lambda tx: tx.set(Channel(channel_id="c1", title="new"), "title"), world.now_ms)

@@ -10,7 +10,7 @@ from isthmus.replication.v1 import frame_pb2
 from isthmus.replication.v1.digest_pb2 import PairStatus
 from isthmus.replication.v1.snapshot_pb2 import SnapshotPiece, SnapshotStart
 
-from mesh.replication.core import entities, shapes
+from mesh.replication.core import entities, rendering, shapes
 from mesh.replication.core.answers import Answers
 from mesh.replication.core.batches import Recovered
 from mesh.replication.core.cells import COUNTER, LATEST, MAX, SET
@@ -233,7 +233,7 @@ def test_the_readers_contract_says_which_rule_is_read(
         (b"\x02", -KINDS): Kept(deltas={stamp: b"x"}),
     }
     state = EntityState(1, False, stamp, Changed(*stamp, "a"), cells)
-    assert entities.render(state, rules, b"\x0a\x01k") == b"\x0a\x01k" + shown
+    assert rendering.render(state, rules, b"\x0a\x01k") == b"\x0a\x01k" + shown
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_a_message_is_read_as_a_whole_or_in_parts_and_never_mixed(
         (b"\x05\x01", LATEST): (*stamp, b"\x08\x02"),
     }
     state = EntityState(1, False, stamp, Changed(*stamp, "a"), cells)
-    assert entities.render(state, rules, b"\x0a\x01k") == b"\x0a\x01k" + shown
+    assert rendering.render(state, rules, b"\x0a\x01k") == b"\x0a\x01k" + shown
 
 
 def test_what_the_peer_cannot_read_is_not_written_for_it(eu: Region) -> None:

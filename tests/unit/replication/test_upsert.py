@@ -6,7 +6,7 @@ import pytest
 from google.protobuf.message import Message
 from isthmus.channels.v1 import channel_pb2
 
-from mesh.replication.core import entities
+from mesh.replication.core import entities, rendering
 from mesh.replication.core.shapes import DEEPEST, Packed
 from mesh.replication.errors import NotReplicated
 from tests.support.items import ITEM, NAMES, SCHEMA, Item, item_class
@@ -27,7 +27,7 @@ def write(here: Region, *items: Message, paths: tuple[str, ...] = (), now_ms: in
 def read(here: Region, key: str) -> Message:
     state = here.journal.committed[ITEM, key]
     schema = SCHEMA.entities[ITEM]
-    return Item.FromString(entities.render(state, schema.rules, schema.key_field(key)))
+    return Item.FromString(rendering.render(state, schema.rules, schema.key_field(key)))
 
 
 def test_it_creates_and_replaces() -> None:
