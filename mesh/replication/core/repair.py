@@ -67,6 +67,9 @@ def repair(
         if damage.entity is None:
             continue  # A frame: the store's business.
         if damage.kind == DIVERGENCE:
+            # What is in memory counts only if it still is what was hashed; else it is damage there.
+            journal.integrity.suspect(damage.entity, now_ms)
+        if damage.kind == DIVERGENCE:
             states = _told_apart(journal, shelf, damage, damage.entity, reachable, now_ms)
         else:
             states = _replacements(journal, shelf, damage, damage.entity, reachable, now_ms)
