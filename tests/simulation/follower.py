@@ -160,7 +160,7 @@ class Stream:
         kind = message.WhichOneof("message")
         if kind == "heartbeat":
             target.hearing.heard_of(self._follower.view.clocks, now)
-        elif kind == "offer" and not target.world.may_be_past_the_horizon(target.name):
+        elif kind == "offer" and not target.world.may_be_past_the_horizon(target.name, peer):
             raise Violation(f"{peer} lacks what {target.name} needs next")
         elif kind == "hello":
             self.greeted = True

@@ -70,9 +70,12 @@ class World:
         if isinstance(fault, _NEVER) and not self.tampered:
             raise Violation(f"{region}, link with {peer}: {type(fault).__name__}: {fault}")
 
-    def may_be_past_the_horizon(self, region: str) -> bool:
-        """Whether journals may have been cut above what a region has."""
-        return self.disks_lost or region in self.ledger.out
+    def may_be_past_the_horizon(self, region: str, source: str) -> bool:
+        """Whether a source's journal may have been cut above what a region has.
+
+        One that was out came back by a snapshot, so it has no frames to relay of before that.
+        """
+        return self.disks_lost or not self.ledger.out.isdisjoint((region, source))
 
     def heal(self) -> None:
         """All paths carry again."""
