@@ -50,6 +50,8 @@ class Damage:
 
     The journal holds what changed since: no state is stored of what is damaged, nor a watermark.
     """
+    cut_off: bool = False
+    """Whether a snapshot came since: the journal does not go back to when it was whole."""
     repaired_ms: int | None = None
     offers: dict[str, Offer] = field(default_factory=dict)
     older: dict[str, Offer] = field(default_factory=dict)
@@ -117,6 +119,12 @@ class Damages:
             self.repaired += 1
             self._mended.append(damage)
             self._unsaid.append(f"repaired: {damage}")
+
+    def cut_off(self) -> None:
+        """A snapshot was installed, over what is damaged as well."""
+        for damage in self._open[True].values():
+            damage.cut_off = True
+            damage.older.clear()
 
     def to_say(self) -> Iterator[str]:
         """What was found and mended since this was asked last, for the log."""

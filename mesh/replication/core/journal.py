@@ -419,6 +419,7 @@ class Journal:
         self.integrity.visible(visible)
         if batch.staging is not None and batch.staging.install is not None:
             self.integrity.recent = Recent(batch.vector)
+            self.integrity.damages.cut_off()
         clocks = dict(self.seen.clocks)
         for frame in batch.frames:
             self._heads[frame.origin] = frame.hash

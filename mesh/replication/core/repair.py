@@ -5,7 +5,7 @@ this region must have: whatever the peer had not seen is in the journal still.
 
 A peer may be further behind than the journal reaches back. Then its state is taken if its
 fingerprint proves that it is the one that was damaged here; or what was damaged in memory is read
-from the store. If no region has it as it was, the peers' states are joined after a while: what was
+from the store. If no member has it as it was, the peers' states are joined after a while: what was
 changed since is lost then, and the damage says so. Until that is settled no snapshot is given: it
 would end in all regions what one of them may still have.
 """
@@ -72,7 +72,7 @@ def repair(
         if damage.kind == DIVERGENCE:
             states = _told_apart(journal, shelf, damage, damage.entity, reachable, now_ms)
         else:
-            states = _replacements(journal, shelf, damage, damage.entity, reachable, now_ms)
+            states = _replacements(journal, shelf, damage, damage.entity, now_ms)
         if not states:
             continue
         before = journal.committed.get(damage.entity)
@@ -130,7 +130,6 @@ def _replacements(
     shelf: Shelf,
     damage: Damage,
     entity: EntityKey,
-    reachable: Collection[str],
     now_ms: int,
 ) -> list[EntityState | None]:
     """States that may take the place of one that is damaged here; [] if it must wait."""
@@ -138,18 +137,20 @@ def _replacements(
     if offered:
         return offered
     for offer in damage.older.values():
-        if offer.state is not None and fingerprint(entity, offer.state) == damage.right:
+        proven = offer.state is not None and fingerprint(entity, offer.state) == damage.right
+        if proven and not damage.cut_off:
             return _replayed(journal, shelf, entity, offer.state)
     if 0 <= now_ms - damage.found_ms < PATIENCE_MS:
         return []
-    stored = shelf.stored(entity) if damage.kind == MEMORY else None
+    alone = damage.kind == MEMORY and not damage.cut_off
+    stored = shelf.stored(entity) if alone else None
     if stored is not None:
         state = decode(stored, journal.known.rules) if stored else None
         return _replayed(journal, shelf, entity, state)
     waited = not 0 <= now_ms - damage.found_ms < damages.PATIENCE_MS
-    asked = damage.older.keys() | damage.helpless
-    if not (waited and reachable and asked >= set(reachable)):
-        return []
+    members = set(filter(journal.members.holds, journal.life.peers))
+    if not (waited and members and damage.older.keys() | damage.helpless >= members):
+        return []  # Who is away may have it; an operator may evict who does not come back.
     joined: EntityState | None = None
     for offer in damage.older.values():
         joined = join(joined, offer.state)
