@@ -492,9 +492,11 @@ class Journal:
         Returns what becomes visible by it; None, and does nothing, while a write of it is on its
         way: that one saw what was damaged.
         """
-        in_flight = self._in_flight.merged.after if self._in_flight else {}
-        if entity in self._pending or entity in in_flight:
+        batch = self._in_flight
+        if entity in self._pending or (batch is not None and entity in batch.merged.after):
             return None
+        if batch is not None and any(entity in frame.columns.entities for frame in batch.frames):
+            return None  # what has no effect on what is damaged may have one on what is whole
         before = self.committed.pop(entity, None)
         self.captures.spoil()
         visible = Visible()
