@@ -60,10 +60,8 @@ def bereft(peer: str, views: Mapping[str, PeerView], taken: Mapping[Origin, int]
         own = views.get(origin.region)
         if own is None or own.origin is None or sequence <= taken.get(origin, 0):
             continue
-        if sequence > own.vector.get(origin, 0) and any(
-            life.region == origin.region and life.incarnation > origin.incarnation
-            for life in (own.origin, *own.vector)
-        ):
+        # Its new life need not have the higher number: its clock may have been set back.
+        if sequence > own.vector.get(origin, 0) and own.origin != origin:
             found.add(origin.region)
     return found
 
