@@ -248,6 +248,11 @@ class Stream:
         if telling:
             self._down.send(None)
 
+    @property
+    def lies(self) -> bool:
+        """Whether its source does not say what others wrote."""
+        return self._liar.lies
+
     def reset(self) -> None:
         """The connection breaks: what is under way is lost."""
         self.leave_source()

@@ -34,6 +34,11 @@ class Liar:
         self._kept: frame_pb2.Frame | None = None
         self._pieces: bytes | None = None
 
+    @property
+    def lies(self) -> bool:
+        """Whether it has begun: it goes on for as long as its stream."""
+        return bool(self._end) or self._pieces is not None
+
     def told(self, message: link_pb2.FollowResponse, how: str) -> list[link_pb2.FollowResponse]:
         """What goes out instead of a message; `how` names the lie to begin with, if any."""
         if message.HasField("start"):

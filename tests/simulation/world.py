@@ -97,6 +97,10 @@ class World:
         self._pass_time()
         for region in self.regions.values():
             region.start()
+            # Who lies may be the only one left that has what it lies about.
+            for follower in region.followers.values():
+                for stream in [each for each in follower.streams if each.lies]:
+                    stream.reset()
         self._even_out()
         older = [region for region in self.regions.values() if not region.newest]
         if older:
