@@ -46,6 +46,7 @@ class Sender:
         self._introduced: set[bytes] = set()
         self._process = 0
         self.durable: Vector = {}
+        self._here_then: Vector = {}
 
     def on_message(
         self, message: link_pb2.FollowRequest, now_ms: int
@@ -63,6 +64,7 @@ class Sender:
             self._wanted = frozenset(message.hello.regions)
             self._sent = vector_from_proto(message.hello.vector)
             self.durable = dict(self._sent)
+            self._here_then = self._journal.vector
             lost = self._journal.learn(self._peer, self.durable, now_ms)
             return [link_pb2.FollowResponse(hello=hello(self._journal, self._group))], lost
         if self._wanted is None:
@@ -73,6 +75,7 @@ class Sender:
             self._changes += message.credit.changes
         elif kind == "acknowledgement":
             self.durable = vector_from_proto(message.acknowledgement.durable)
+            self._here_then = self._journal.vector
             taken = vector_from_proto(message.acknowledgement.applied)
             return [], self._journal.confirm(self._peer, taken, now_ms)
         elif kind == "want":
@@ -208,8 +211,18 @@ class Sender:
         return [
             origin
             for origin, sequence in self._journal.vector.items()
-            if origin.region in wanted and sequence > self._position(origin)
+            if origin.region in wanted and self._due(origin, sequence) > self._position(origin)
         ]
+
+    def _due(self, origin: Origin, sequence: int) -> int:
+        """Up to where the receiver may need an origin's frames.
+
+        What it lacks of its own past was here before it said how far it is; what came since came
+        from itself, mostly, and it says of that only now and then that it has it.
+        """
+        if origin.region != self._peer:
+            return sequence
+        return min(sequence, self._here_then.get(origin, 0))
 
     def _head(self, origin: Origin) -> StoredFrame:
         sent = self._position(origin)

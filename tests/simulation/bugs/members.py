@@ -9,9 +9,9 @@ from unittest.mock import patch
 from mesh.replication import residency
 from mesh.replication.core import (
     decisions,
-    frames,
 )
 from mesh.replication.core.durable import Durable
+from mesh.replication.core.frames import Frame
 from mesh.replication.core.journal import Journal
 from mesh.replication.core.members import Members, State
 from mesh.replication.membership import ENTITY
@@ -21,15 +21,14 @@ from tests.simulation.bugs.registry import bug
 
 @bug
 def what_an_evicted_region_wrote_alone_is_dropped() -> Iterator[None]:
-    real = Journal.receive
+    real = Journal.take
 
-    def receive(self: Journal, body: bytes, *rest: Any) -> Any:
-        frame = frames.parse(body, rest[0], self.known)
+    def take(self: Journal, frame: Frame) -> bool:
         if self.members.of(frame.origin.region).state is State.JOINING:
-            return frame, False
-        return real(self, body, *rest)
+            return False
+        return real(self, frame)
 
-    with patch.object(Journal, "receive", receive):
+    with patch.object(Journal, "take", take):
         yield
 
 

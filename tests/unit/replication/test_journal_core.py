@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest.mock import patch
+
 import pytest
 from isthmus.channels.v1 import channel_pb2
 from isthmus.replication.v1 import frame_pb2, link_pb2, signature_pb2
@@ -186,6 +188,23 @@ def test_hello_tells_of_a_restored_backup_before_anything_is_written() -> None:
         link.connect()
     world.settle()
     assert eu.journal.origin != former and eu.get("c1") is not None
+
+
+def test_what_a_region_wrote_does_not_come_back_to_it() -> None:
+    world = World("eu", "us")
+    eu, us = world.regions["eu"], world.regions["us"]
+    world.settle()
+    with patch.object(eu.journal, "read", wraps=eu.journal.read) as read:
+        # Between the words by which it says how far it is itself.
+        for number in range(5):
+            eu.write(create(f"c{number}"), world.now_ms)
+            eu.commit()
+            world.links["eu", "us"].carry(world.now_ms)
+            us.commit()
+            world.links["us", "eu"].carry(world.now_ms)
+        assert us.get("c4") is not None
+        world.settle()
+    assert not read.called
 
 
 def test_an_origin_that_all_peers_vouch_for_goes_on() -> None:
