@@ -8,8 +8,10 @@ an empty stage for a small mesh that a test starts, and breaks, by itself.
 from __future__ import annotations
 
 import asyncio
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -22,10 +24,24 @@ from mesh.local.detach import start_detached, stop
 from mesh.local.layout import Layout
 from mesh.local.ports import claim_blocks
 from mesh.topology import load
+from tests.e2e.sidecars import SmallMesh
 from tests.support.collector import Collector
 from tests.support.mesh import Run, RunningMesh
+from tests.support.ports import free_blocks
 
 ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path) -> AsyncIterator[SmallMesh]:
+    """Two regions with nothing in them yet; see `SmallMesh`."""
+    run = Path(tempfile.mkdtemp(prefix="ist-"))  # sockets need a short path
+    small = SmallMesh(tmp_path, run, free_blocks(2))
+    try:
+        yield small
+    finally:
+        await small.close()
+        shutil.rmtree(run)
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import tempfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 
 import grpc
 import pytest
@@ -34,23 +31,11 @@ from mesh.xds import (
 from mesh.xds.kinds import CLUSTER, LISTENER, ROUTES
 from tests.e2e.control import CONTROL, Plane, Said, eventually, plain
 from tests.e2e.sidecars import CONTRACT, DOMAIN, SERVICE, SmallMesh, call, status_of
-from tests.support.ports import free_blocks
 
 pytestmark = pytest.mark.e2e
 
 ALPHA, BETA, GAMMA = (Instance("eu", name) for name in ("alpha", "beta", "gamma"))
 DENIED = grpc.StatusCode.PERMISSION_DENIED
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[SmallMesh]:
-    run = Path(tempfile.mkdtemp(prefix="ist-"))  # sockets need a short path
-    small = SmallMesh(tmp_path, run, free_blocks(2))
-    try:
-        yield small
-    finally:
-        await small.close()
-        shutil.rmtree(run)
 
 
 @pytest.fixture

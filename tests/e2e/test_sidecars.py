@@ -5,12 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shutil
 import signal
 import socket
 import ssl
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -27,24 +25,12 @@ from mesh.local.wan import HEALTHY, Fault
 from mesh.place import EDGE
 from mesh.runtime.principal import from_header
 from tests.e2e.sidecars import DOMAIN, ENROLLED_MS, SmallMesh, call, path, status_of
-from tests.support.ports import free_blocks
 
 pytestmark = pytest.mark.e2e
 
 DENIED = grpc.StatusCode.PERMISSION_DENIED
 OPERATOR = OperatorId(DOMAIN, "first")
 DEVICE = DeviceId(DOMAIN, "encoder-1")
-
-
-@pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[SmallMesh]:
-    run = Path(tempfile.mkdtemp(prefix="ist-"))  # sockets need a short path
-    small = SmallMesh(tmp_path, run, free_blocks(2))
-    try:
-        yield small
-    finally:
-        await small.close()
-        shutil.rmtree(run)
 
 
 def _uris(answer: str) -> list[str]:
