@@ -148,7 +148,7 @@ class Committer:
             return False
         self._tail.append(stored)
         visible = self._journal.stored(batch)
-        self._unflushed.update(visible.after)
+        self._unflushed.update(visible.after, visible.idle)
         position = {batch.local.origin: batch.local.last} if batch.local else {}
         for write in batch.writes:
             future = self._waiters.pop(id(write), None)

@@ -135,13 +135,18 @@ class Membership:
             if table.home != self._journal.region:
                 raise NotTheHome(self._name, self._journal.region, table.home)
             after = decision(table, region, self._by(context))
-            self._check_former_lives()
+            self._check_former_lives(table)
             return self._put(transaction, table, after)
 
         return change
 
-    def _check_former_lives(self) -> None:
-        """What a former life of the home decided must be here, as far as any member can tell."""
+    def _check_former_lives(self, table: Members) -> None:
+        """What a former life of the home decided must be here, as far as any member can tell.
+
+        Unless this life has decided already: that stands above all which is missing.
+        """
+        if table.incarnation == self._journal.origin.incarnation:
+            return
         unsure = [
             peer
             for peer in self._peers
@@ -162,10 +167,10 @@ class Membership:
 
         Raises as `decide`.
         """
-        await self._write(self.change_of_home(to, force=force), context)
+        await self._write(self.change_of_home(to, context, force=force), context)
         return self.status()
 
-    def change_of_home(self, to: str, *, force: bool) -> Change:
+    def change_of_home(self, to: str, context: WriteContext, *, force: bool) -> Change:
         """The write that moves the home. Raises as `decide`, now or when it runs."""
         self._configured(to)
         region = self._journal.region
@@ -178,6 +183,9 @@ class Membership:
                 raise DecisionRefused(
                     f"{table.home} decides: ask it, or if it is gone for good, use --force"
                 )
+            if force and to == region:
+                after = decisions.take_home(table, to, self._by(context))
+                return self._put(transaction, table, after)
             return self._put(transaction, table, decisions.move_home(table, to))
 
         return change

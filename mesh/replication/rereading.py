@@ -94,11 +94,15 @@ class Rereading:
 
     def _wrong(self, entity: EntityKey, stored: StoredState | None) -> str | None:
         """What is wrong with a stored state; None if nothing is, or if it is stored again soon."""
+        if self._damages.wanted(entity) is not None:
+            return None  # Its row says so until it is repaired: whoever starts anew must know it.
         if stored is not None and stored.fingerprint is None:
+            if self._committer.unstored(entity) and self._repaired(entity):
+                return None  # That was this row, and it is stored again soon.
             return "its stored state is not what its checksum says"
         if entity not in self._journal.committed:
             return None if stored is None else _NOTHING
-        if self._committer.unstored(entity) or self._damages.wanted(entity) is not None:
+        if self._committer.unstored(entity):
             return None
         if stored is None:
             return "its stored state is missing"
@@ -107,6 +111,9 @@ class Rereading:
         if stored.fingerprint != digest.kept(entity):
             return "its stored state is not the one that was stored last"
         return None
+
+    def _repaired(self, entity: EntityKey) -> bool:
+        return any(damage.entity == entity for damage in self._damages.mended)
 
     async def _look_again(self, entity: EntityKey, stored: StoredState | None) -> None:
         """It may have been stored since it was read; only what still is wrong is damage."""

@@ -115,5 +115,7 @@ class Scrubber:
             self._group.journal, self._group.log, self._group.presence.linked, now_ms
         ):
             self._committer.repaired(visible)
+        if self._group.journal.residents.doubted:
+            self._committer.wake()
         for what in self._integrity.damages.to_say():
             _log.error("group %s: %s", self._group.name, what)

@@ -115,7 +115,8 @@ class WorkloadSigning:
         signed = statements.Signed(message.signature, tuple(message.certificates))
         made = datetime.fromtimestamp(key.since_ms / 1000, UTC)
         try:
-            roots = folder.read(self._identity).trust_pem
+            held = folder.read(self._identity)
+            roots = held.trust_pem + held.former_pem
             maker = statements.verify(signed, _PURPOSE, message.statement, made, roots)
         except IdentityError as error:
             raise SignatureInvalid(f"the key of {key.region} is not believed: {error}") from None

@@ -101,6 +101,8 @@ class Damage:
         integrity.scrub(region.wall_ms)
         for visible in repair(region.journal, region.disk, region.linked, region.wall_ms):
             region.repaired(visible)
+        if region.journal.residents.doubted:
+            region.commit()
         damages = integrity.damages
         for damage in damages.open(from_peers=True):
             if damage.entity not in region.world.damaged:

@@ -43,7 +43,7 @@ class Record:
     staging: Staging | None = None
     cut: Mapping[Origin, int] = field(default_factory=dict)
     residents: Mapping[EntityKey, bytes | None] = field(default_factory=dict)
-    fence: Operation | None = None
+    fence: tuple[Operation, int] | None = None
     keys: tuple[bytes, ...] = ()
     forgotten: tuple[EntityKey, ...] = ()
 
@@ -127,9 +127,9 @@ class Disk:
         self.records.append(Record(_OVERHEAD, cut=cut))
         return cut
 
-    def fence(self, operation: Operation) -> None:
-        """Writes that an operation was granted, unsynced."""
-        self.records.append(Record(_OVERHEAD, fence=operation))
+    def fence(self, operation: Operation, time_ms: int) -> None:
+        """Writes that an operation was granted, and when, unsynced."""
+        self.records.append(Record(_OVERHEAD, fence=(operation, time_ms)))
 
     def forget(self, tombstones: Iterable[EntityKey]) -> None:
         """Deletes states, unsynced; see `mesh.replication.store.Store.forget`."""
@@ -210,7 +210,8 @@ class Disk:
 
     def _index(self, record: Record) -> None:
         if record.fence is not None:
-            self.fences[record.fence] = 0
+            operation, time_ms = record.fence
+            self.fences[operation] = time_ms
         for frame in record.frames:
             self._place += 1
             origin = frame.origin
@@ -261,7 +262,8 @@ class Disk:
         self._header, self._pieces = None, []
         for entity, state in staging.install.states.items():
             data = entities.encode(state)
-            self._states[entity] = data, checksum(entity, data)
+            unproven = entity in staging.install.unproven
+            self._states[entity] = data, entities.UNPROVEN if unproven else checksum(entity, data)
         for origin, (sequence, hash, clock, signature) in staging.install.positions.items():
             if origin not in self._positions or self._positions[origin].sequence < sequence:
                 self._positions[origin] = Position(sequence, hash, sequence, hash, clock, signature)

@@ -27,6 +27,8 @@ class Ledger:
         self.acknowledged: dict[int, Members] = {}
         self.owed: dict[tuple[str, int], int] = {}
         """By region and epoch of its readmission: the writes that it must hand over."""
+        self.left: dict[tuple[str, int], int] = {}
+        """By region and epoch of its leaving: the writes that it must have handed over."""
         self.out: set[str] = set()
         """The regions that anybody ever knew to be evicted, or to have left."""
 
@@ -90,7 +92,8 @@ class Office:
     def move_home(self, to: str) -> None:
         """Moves the home, by force if this is the new one."""
         force = to == self._region.name
-        self._try(lambda: self.membership.change_of_home(to, force=force))
+        by = WriteContext(actor="operator")
+        self._try(lambda: self.membership.change_of_home(to, by, force=force))
 
     def _try(self, change) -> None:
         try:
@@ -119,22 +122,23 @@ class Office:
             if member.state in (State.EVICTED, State.LEFT):
                 self._region.world.ledger.out.add(name)
             if member != before:
-                self._check(name, before, member.state, table)
+                self._check(name, before, member, table)
         self._shown = table
 
-    def _check(self, name: str, before: Member, now: State, table: Members) -> None:
+    def _check(self, name: str, before: Member, now: Member, table: Members) -> None:
         world = self._region.world
         if world.disks_lost:
             return
         held = world.model.held[self._region.name].writes
-        if now is State.LEFT:
-            missing = world.model.written_in(name) & world.model.acknowledged & ~held
-            if missing:
+        if now.state is State.LEFT:
+            # As the first saw it who knew: by now it may write again.
+            own = world.model.written_in(name) & world.model.acknowledged
+            if world.ledger.left.setdefault((name, now.epoch), own) & ~held:
                 raise Violation(f"{name} has left, and {self._region.name} lacks what it wrote")
         # The table of a later home may have been decided without what a fenced one says here: to
         # that home the region was never out. Who decides that it has joined sees all its steps.
         same = table.generation == self._shown.generation
-        rejoined = same and now is State.JOINED and before.state is State.JOINING
+        rejoined = same and now.state is State.JOINED and before.state is State.JOINING
         if rejoined and world.ledger.owed.get((name, before.epoch), 0) & ~held:
             raise Violation(
                 f"{name} has joined again, and {self._region.name} lacks what it wrote alone"

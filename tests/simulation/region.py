@@ -284,7 +284,7 @@ class Region:
         self._storing = None
         self.world.watch.check(self, visible)
         self.world.model.shows(self.name, visible.frames)
-        self._unflushed |= visible.after.keys()
+        self._unflushed.update(visible.after, visible.idle)
         for write in batch.writes:
             _, bit = self._pending.pop(id(write))
             self.world.model.acknowledged |= bit
@@ -325,7 +325,7 @@ class Region:
             return
         self._busy = True
         if not self.disk_full:
-            self.disk.fence(operation)
+            self.disk.fence(operation, self.wall_ms)
         after(self.disk_ms, self.living(lambda: self._fenced(then)))
 
     def _fenced(self, then: Callable[[], None]) -> None:

@@ -102,7 +102,7 @@ class Stays:
         """Readers see the last value of the entity's life, and no other is kept."""
         journal = region.journal
         for entity, section in journal.residents.committed.items():
-            if region.damage.concerns(entity[1]):
+            if region.damage.concerns(entity[1]) or entity in journal.residents.doubted:
                 continue
             state = journal.committed[entity]
             if state.deleted or state.generation != section.generation:

@@ -70,8 +70,10 @@ from mesh.replication import (
     Transaction,
 )
 from mesh.replication.core import generations, snapshots
+from mesh.replication.core.clocks import covers
 from tests.simulation import residency
 from tests.simulation.clients import Call, Client
+from tests.simulation.disk import Disk
 from tests.simulation.kinds import kind_of, message, parse, value
 from tests.simulation.liar import CLAIM, LIES
 from tests.simulation.model import Look, Op, Violation
@@ -385,7 +387,7 @@ class Script:
 
     def do_restore(self, name: str) -> None:
         region = self.world.regions[name]
-        if not self._needed(name):
+        if not self._needed(name) and not self._brings_back(name):
             region.replace_disk(region.backup)
             region.start()
 
@@ -394,6 +396,19 @@ class Script:
         if not self._needed(name):
             region.replace_disk([])
             region.start()
+
+    def _brings_back(self, name: str) -> bool:
+        """Whether a backup has what all disks have lost, and tombstones were forgotten since.
+
+        It may be what they were of: no backup so old is to be restored then.
+        """
+        backup = Disk()
+        backup.replace(self.world.regions[name].backup)
+        held = [each.disk.vector() for each in self.world.regions.values() if each.name != name]
+        everywhere = {
+            origin: max(vector.get(origin, 0) for vector in held) for origin in set().union(*held)
+        }
+        return bool(self.world.forgotten) and not covers(everywhere, backup.vector())
 
     def _needed(self, name: str) -> bool:
         """Whether what this region holds may be the only whole state of a damaged entity."""
@@ -447,7 +462,9 @@ class Script:
         self.world.regions[name].run_version(newest=True)
 
     def do_evict(self, name: str, other: str) -> None:
-        self._decide("evict", name, other)
+        # Nobody waits for an evicted one's word on what is damaged in all others.
+        if not self._needed(other):
+            self._decide("evict", name, other)
 
     def do_rejoin(self, name: str, other: str) -> None:
         self._decide("rejoin", name, other)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mesh.replication.core import entities
+from mesh.replication.core import damage, entities
 from mesh.replication.core.clocks import covers, milliseconds
 from mesh.replication.core.entities import EntityKey
 from mesh.replication.core.errors import (
@@ -34,7 +34,8 @@ _NEVER = (
     WrongGroup,
     WrongRegion,
 )
-SETTLED_WITHIN_MS = 60_000
+SETTLED_WITHIN_MS = damage.PATIENCE_MS + 30_000
+"""What no region has as it was is taken as the others have it, and only then given to all."""
 _STEP_MS = 50
 _ASK_AGAIN_MS = 2000
 _HOME_REFUSES_MS = 20_000
@@ -177,6 +178,7 @@ class World:
             and not region.calls.open
             and region.journal.vector == vector
             and not region.damage.pending
+            and not region.journal.residents.doubted
             and not region.journal.integrity.damages.open(from_peers=True)
             for region in regions
         ) and not any(

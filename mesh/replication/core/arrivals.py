@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 
-from mesh.replication.core.clocks import MAX_AHEAD_MS, Origin, Vector, covers, milliseconds
+from mesh.replication.core.clocks import MAX_AHEAD_MS, Origin, Vector, above, covers, milliseconds
 from mesh.replication.core.errors import ChainBroken
 from mesh.replication.core.frames import GENESIS, MAX_BYTES, Frame, follow, take_apart
 from mesh.replication.core.snapshots import Position
@@ -25,9 +25,18 @@ class Arrivals:
         self.vector = dict(vector)
         self.waiting: dict[Origin, deque[Frame]] = {}
         self._heads = dict(heads)
+        self._named: Vector = {}
         self._now_ms = now_ms
         self._next_due_ms: int | None = None
         """When the time comes of the next frame that was found to be from the future."""
+
+    @property
+    def known_of(self) -> Mapping[Origin, int]:
+        """How far each origin has come, or must have: what frames that came depend on was written.
+
+        Whoever wrote it may have lost it since, and nobody else may have it.
+        """
+        return above(self.vector, self._named)
 
     def end(self, origin: Origin) -> tuple[int, bytes]:
         """How far an origin has come, stored or not, and the hash of its chain there."""
@@ -49,6 +58,9 @@ class Arrivals:
             where = f"the frame of {origin} at {frame.first}"
             raise ChainBroken(f"{where} is damaged: {error}") from None
         self.came(frame)
+        for named, sequence in frame.dependencies.items():
+            if sequence > self._named.get(named, 0):
+                self._named[named] = sequence
         self.waiting.setdefault(origin, deque()).append(frame)
         return True
 

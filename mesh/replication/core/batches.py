@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -79,6 +79,8 @@ class Batch:
 class Visible:
     """What a commit makes visible: of each entity its state before and after.
 
+    `idle` are entities with a change that has no effect on them as they are here: if that is not
+    what they should be, the change counts, so their state is stored, by which it is looked at.
     `living` is by how many more entities live; `conflicts` are the concurrent values between which
     merging decided; `lost` are local writes that came behind the decision that the region leaves
     its group; `residents` are the sections of HOME_REGION cells that change, as they were before;
@@ -93,6 +95,7 @@ class Visible:
     lost: list[Write] = field(default_factory=list)
     residents: Settled = field(default_factory=dict)
     doubled: list[Receipt] = field(default_factory=list)
+    idle: Collection[EntityKey] = ()
 
 
 @dataclass

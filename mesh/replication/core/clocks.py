@@ -62,6 +62,12 @@ def covers(vector: Mapping[Origin, int], other: Mapping[Origin, int]) -> bool:
     return all(vector.get(origin, 0) >= sequence for origin, sequence in other.items())
 
 
+def above(vector: Mapping[Origin, int], other: Mapping[Origin, int]) -> Mapping[Origin, int]:
+    """The least vector that knows all of both; `vector` itself if `other` adds nothing."""
+    beyond = {origin: n for origin, n in other.items() if n > vector.get(origin, 0)}
+    return {**vector, **beyond} if beyond else vector
+
+
 def vector_to_proto(vector: Mapping[Origin, int]) -> frame_pb2.Vector:
     """The message for a vector, in the order of the origins."""
     return frame_pb2.Vector(

@@ -226,7 +226,7 @@ class Comparison:
             with budget.spending():
                 touched = self._touched(piece, beyond)
                 if piece.restless:
-                    self._by_states(piece, copies, now_ms)
+                    self._by_states(piece, copies, beyond, now_ms)
                 elif piece.listed and piece.first in lists:
                     self._by_list(piece, lists[piece.first], touched, beyond, now_ms)
                 elif not piece.listed and piece.first in sums:
@@ -309,7 +309,11 @@ class Comparison:
             self._pieces.append(piece)
 
     def _by_states(
-        self, piece: Piece, copies: dict[EntityKey, digest_pb2.EntityCopy], now_ms: int
+        self,
+        piece: Piece,
+        copies: dict[EntityKey, digest_pb2.EntityCopy],
+        beyond: set[EntityKey],
+        now_ms: int,
     ) -> None:
         for entity in tuple(piece.restless & copies.keys()):
             copy = copies[entity]
@@ -317,7 +321,9 @@ class Comparison:
             if copy.damaged:
                 continue
             theirs = self._decoded(copy) if copy.state else None
-            skipped = copy.parked or self._journal.parks(entity) or _ended(mine, theirs)
+            # Deleted beyond the peer's vector, and the tombstone is dropped already.
+            gone = mine is None and entity in beyond
+            skipped = copy.parked or self._journal.parks(entity) or gone or _ended(mine, theirs)
             if not skipped and theirs is not None and join(mine, theirs) is not mine:
                 self._differs(entity, now_ms)
                 continue
@@ -381,8 +387,14 @@ class Comparison:
 
 
 def _ended(mine: EntityState | None, theirs: EntityState | None) -> bool:
-    """Whether an entity lives in neither region: tombstones are dropped at different times."""
-    return all(state is None or state.deleted for state in (mine, theirs))
+    """Whether an entity lives in neither region, or not here, and what lives there has ended.
+
+    Tombstones are dropped at different times, and a delete that comes after that makes one that
+    knows nothing of what it ended.
+    """
+    if theirs is None or theirs.deleted:
+        return mine is None or mine.deleted
+    return mine is not None and mine.deleted and theirs.generation <= mine.generation
 
 
 def _due(at_ms: int, now_ms: int) -> bool:

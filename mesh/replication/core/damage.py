@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -23,6 +23,16 @@ PATIENCE_MS = 60_000
 
 MOST_REMEMBERED = 100
 MOST_LISTED = 100
+
+MOST_BEHIND = 5
+"""So often a peer offers what is older than a snapshot that came, before that is its last word.
+
+Answers are counted, not the time: all that the snapshot holds is on its way to the peer too, and
+clocks jump.
+"""
+
+LONGEST_STEP_MS = 1000
+"""What counts at most from one look at a damage to the next, whatever the clock says."""
 
 FramePlace = tuple[Origin, int]
 """A frame by its origin and first change."""
@@ -50,15 +60,26 @@ class Damage:
 
     The journal holds what changed since: no state is stored of what is damaged, nor a watermark.
     """
-    cut_off: bool = False
-    """Whether a snapshot came since: the journal does not go back to when it was whole."""
+    cut: Vector | None = None
+    """Of what moment a snapshot came since: the journal does not go back to when it was whole."""
     repaired_ms: int | None = None
     offers: dict[str, Offer] = field(default_factory=dict)
     older: dict[str, Offer] = field(default_factory=dict)
     """By peer what it offered last that the journal here does not follow from."""
+    behind: Counter[str] = field(default_factory=Counter)
+    """By peer how often it offered what is older than that snapshot."""
     helpless: set[str] = field(default_factory=set)
     """The peers in which it is damaged as well."""
     frames: dict[str, Frame] = field(default_factory=dict)
+    waited_ms: int = 0
+    """How long a repair has been tried; a jump of the clock, or a pause, makes it no longer."""
+    looked_ms: int | None = None
+
+    def look(self, now_ms: int) -> None:
+        """A repair is tried."""
+        if self.looked_ms is not None:
+            self.waited_ms += min(max(now_ms - self.looked_ms, 0), LONGEST_STEP_MS)
+        self.looked_ms = now_ms
 
     @property
     def entity(self) -> EntityKey | None:
@@ -120,11 +141,13 @@ class Damages:
             self._mended.append(damage)
             self._unsaid.append(f"repaired: {damage}")
 
-    def cut_off(self) -> None:
-        """A snapshot was installed, over what is damaged as well."""
+    def cut_off(self, vector: Vector) -> None:
+        """A snapshot was installed, over what is damaged as well; the region is at `vector`."""
         for damage in self._open[True].values():
-            damage.cut_off = True
+            damage.cut = vector
+            damage.offers.clear()
             damage.older.clear()
+            damage.behind.clear()
 
     def to_say(self) -> Iterator[str]:
         """What was found and mended since this was asked last, for the log."""

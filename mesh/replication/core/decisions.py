@@ -105,11 +105,28 @@ def move_home(members: Members, to: str) -> Members:
     """Moves the decisions to another region; fences what the former home still decides."""
     if members.home == to:
         return members
-    if members.of(to).state is not State.JOINED:
-        raise DecisionRefused(
-            f"{to} is {members.of(to).state.name}: the home of decisions must be a member"
-        )
-    return replace(members, generation=members.generation + 1, home=to, incarnation=0, version=1)
+    return _moved(members, to, 0)
+
+
+def take_home(members: Members, to: str, by: Deciding) -> Members:
+    """Takes the decisions by force to the region that writes this, in its present life.
+
+    It goes on from what it knows, whatever a former life of its own may have decided.
+    """
+    return _moved(members, to, by.incarnation)
+
+
+def _moved(members: Members, to: str, incarnation: int) -> Members:
+    state = members.of(to).state
+    if state is not State.JOINED:
+        raise DecisionRefused(f"{to} is {state.name}: the home of decisions must be a member")
+    return replace(
+        members,
+        generation=members.generation + 1,
+        home=to,
+        incarnation=incarnation,
+        version=1,
+    )
 
 
 def follow_up(

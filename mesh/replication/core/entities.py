@@ -400,6 +400,10 @@ def fingerprint(entity: EntityKey, state: EntityState) -> int:
     return int.from_bytes(checksum(entity, encode(state)), "big")
 
 
+UNPROVEN = bytes(32)
+"""Stored in the place of a checksum: that what is stored was made of what is damaged."""
+
+
 def checksum(entity: EntityKey, canonical: bytes) -> bytes:
     """SHA-256 over the entity and its canonical bytes: 32 bytes."""
     return hashlib.sha256(text(entity[0]) + text(entity[1]) + canonical).digest()

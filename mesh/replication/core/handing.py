@@ -13,6 +13,8 @@ from mesh.replication.core.journal import Journal
 from mesh.replication.core.snapshots import Capture, Header
 
 OFFERED_EVERY_MS = 1000
+PATIENCE_MS = 10_000
+"""So long after the last piece the snapshot is waited for: the receiver may have taken another."""
 
 
 class Giving:
@@ -24,12 +26,20 @@ class Giving:
         self._offered_ms: int | None = None
         self._capture: Capture | None = None
         self._next: int | None = None
+        self._ended_ms = 0
 
     def waits(self, durable: Mapping[Origin, int]) -> bool:
         """Whether a snapshot is under way: frames come after it is on the receiver's disk."""
         if self._capture is not None and covers(durable, self._capture.header.vector):
             self._capture = self._next = self._offered_ms = None
         return self._capture is not None
+
+    def tire(self, now_ms: int) -> None:
+        """Waits no longer for what was given whole long ago, and is not on the receiver's disk."""
+        if self._capture is None or self.has_more:
+            return
+        if not 0 <= now_ms - self._ended_ms < PATIENCE_MS:
+            self._capture = self._offered_ms = None
 
     @property
     def has_more(self) -> bool:
@@ -74,6 +84,7 @@ class Giving:
                 self._capture = self._next = None  # It begins anew once that is repaired.
                 break
             self._next = None if piece.last else self._next + 1
+            self._ended_ms = now_ms
             size += len(piece.body)
             messages.append(
                 link_pb2.FollowResponse(

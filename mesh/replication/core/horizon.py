@@ -1,16 +1,17 @@
 """What all regions hold: below it nobody asks for a frame, or brings what has not seen it.
 
-A delete is stable once every region has it durably, and this region has all that each of them had
-written until then: whatever comes later was written by one who had seen it (causal stability, as in
-Baquero et al., "Making Operation-Based CRDTs Operation-Based", 2014).
+A delete is stable once every region has it durably, and this region has all that any of them held
+until then: whatever comes later was written by one who had seen it (causal stability, as in Baquero
+et al., "Making Operation-Based CRDTs Operation-Based", 2014).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 
-from mesh.replication.core.clocks import Origin, Vector, covers
+from mesh.replication.core.clocks import Origin, Vector, above, covers
 
 
 def least(vector: Mapping[Origin, int], words: Iterable[Mapping[Origin, int]]) -> Vector:
@@ -25,11 +26,11 @@ def least(vector: Mapping[Origin, int], words: Iterable[Mapping[Origin, int]]) -
 
 @dataclass
 class _Mark:
-    """This region at a moment; then what all others had written when they had all of that."""
+    """This region at a moment; then what was written anywhere when all others had all of that."""
 
     vector: Vector
     clocks: Vector
-    written: Vector | None = None
+    written: Mapping[Origin, int] | None = None
 
 
 class Stability:
@@ -42,7 +43,7 @@ class Stability:
 
     def look(
         self,
-        vector: Vector,
+        vector: Mapping[Origin, int],
         clocks: Vector,
         words: Mapping[str, Mapping[Origin, int]],
         flushed: Mapping[Origin, int],
@@ -59,12 +60,12 @@ class Stability:
         mark = self._mark
         if mark.written is None:
             if all(covers(word, mark.vector) for word in words.values()):
-                mark.written = dict(vector)
-                for region, word in words.items():
-                    own = {o: n for o, n in word.items() if o.region == region}
-                    mark.written |= {o: max(n, vector.get(o, 0)) for o, n in own.items()}
+                # Of whichever origin: who wrote it may have lost it, by a backup or with a disk.
+                mark.written = reduce(above, words.values(), vector)
             return False
         if not covers(flushed, mark.written):
+            if not covers(reduce(above, words.values(), vector), mark.written):
+                self._mark = None  # Some of it went with a disk, and would be waited for for ever.
             return False
         self.clocks, self._mark = mark.clocks, None
         return True

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from isthmus.replication.v1 import snapshot_pb2
 
-from mesh.replication.core.cells import Stamp
 from mesh.replication.core.clocks import MAX_AHEAD_MS, Origin, Vector, milliseconds
 from mesh.replication.core.entities import EntityKey, EntityState, join
 from mesh.replication.core.errors import (
@@ -22,6 +21,7 @@ from mesh.replication.core.errors import (
     SignatureInvalid,
     SnapshotDamaged,
 )
+from mesh.replication.core.homes import life
 from mesh.replication.core.parked import KNOWN, NO_TYPE, Known, resume
 from mesh.replication.core.receipts import Receipt
 from mesh.replication.core.signatures import Head, Verdict
@@ -39,6 +39,7 @@ from mesh.replication.core.snapshots import (
 
 if TYPE_CHECKING:
     from mesh.replication.core.batches import Visible
+    from mesh.replication.core.integrity import Integrity
     from mesh.replication.core.journal import Journal
 
 TAKEOVER_MS = 10_000
@@ -213,45 +214,55 @@ class Intake:
         committed: Mapping[EntityKey, EntityState],
         positions: Mapping[Origin, Position],
         visible: Visible,
+        integrity: Integrity,
     ) -> Staging:
         """What the whole snapshot makes of what is committed at these positions.
 
-        Notes in `visible` what changes by it.
+        Notes in `visible` what changes by it, and in `integrity` what is found damaged.
         """
         assert self._begin is not None  # noqa: S101 # it is `ready`
         resumed, gone = resume(self._states, self._known)
         kept = set(gone)
         joined: dict[EntityKey, EntityState] = {}
+        unproven: set[EntityKey] = set()
         for entity, state in self._states.items():
             before = committed.get(entity)
-            if before is None and _covers(positions, state.created):
-                kept.add(entity)  # it ended, and its tombstone is forgotten here
+            if _ended(positions, state, before):
+                kept.add(entity)  # and its tombstone is forgotten here
                 continue
             after = join(before, state)
+            equal = after is before and join(state, before) is state
+            if not integrity.trusts(entity, look=not equal) and after is not None:
+                unproven.add(entity)
+                joined[entity] = after
             if after is not before and after is not None:
                 visible.before[entity] = before
                 visible.after[entity] = after
                 visible.living += (before is None or before.deleted) - after.deleted
                 if after is not state or entity in resumed or entity in self._unread:
                     joined[entity] = after
-            elif before is not None and join(state, before) is not state:
+            elif before is not None and not equal:
                 # What is stored of it may be from before: the watermark passes it now.
                 joined[entity] = before
         merged = dict(positions)
         for origin, position in self._begin.positions.items():
             if origin not in merged or merged[origin].sequence < position.sequence:
                 merged[origin] = position
-        for entity in committed.keys() - self._states.keys():
-            before = committed[entity]
-            ended = _covers(self._begin.positions, before.created) and entity[0] != NO_TYPE
-            if ended and not before.deleted:
+        for entity, before in committed.items():
+            if before.deleted or entity[0] == NO_TYPE:
+                continue
+            if _ended(self._begin.positions, before, self._states.get(entity)):
                 # The peer has forgotten its tombstone.
+                if not integrity.trusts(entity, look=True):
+                    unproven.add(entity)
                 visible.before[entity] = before
                 joined[entity] = before._replace(deleted=True, cells={})
                 visible.after[entity] = joined[entity]
                 visible.living -= 1
         self._unread = (self._unread | resumed) - gone
-        install = Install(joined, frozenset(kept), self._receipts, merged, frozenset(self._unread))
+        install = Install(
+            joined, frozenset(kept), self._receipts, merged, frozenset(self._unread), unproven
+        )
         return Staging(self._begin.id, install=install)
 
 
@@ -282,7 +293,18 @@ def _check_signed(origin: Origin, position: Position, peer: str, journal: Journa
         )
 
 
-def _covers(positions: Mapping[Origin, Position], stamp: Stamp) -> bool:
-    """Whether the change under a stamp is among those up to these positions."""
-    found = positions.get(Origin(stamp.region, stamp.incarnation))
-    return found is not None and stamp.clock <= found.clock
+def _ended(
+    positions: Mapping[Origin, Position], state: EntityState, other: EntityState | None
+) -> bool:
+    """Whether the life of a state ended for one who is at these positions and has `other` of it.
+
+    Its beginning is among what happened up to there, and nothing is left of it; at most there is a
+    tombstone of an earlier life, which a backup brought back.
+    """
+    begun = state.created
+    found = positions.get(Origin(begun.region, begun.incarnation))
+    if found is None or begun.clock > found.clock:
+        return False
+    if other is None:
+        return True
+    return other.deleted and life(other.generation) < life(state.generation)

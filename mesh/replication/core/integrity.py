@@ -10,9 +10,9 @@ from isthmus.replication.v1 import digest_pb2
 from mesh.replication.core.budget import Budget
 from mesh.replication.core.clocks import milliseconds
 from mesh.replication.core.comparison import Comparison
-from mesh.replication.core.damage import MEMORY, STORED_STATE, Damages
+from mesh.replication.core.damage import DIVERGENCE, MEMORY, STORED_STATE, Damages
 from mesh.replication.core.digest import BUCKETS, Digest
-from mesh.replication.core.entities import EntityKey, EntityState, checksum, fingerprint
+from mesh.replication.core.entities import UNPROVEN, EntityKey, EntityState, checksum, fingerprint
 from mesh.replication.core.recent import Recent
 
 if TYPE_CHECKING:
@@ -50,6 +50,8 @@ class Integrity:
         """Entities whose stored state is not what its checksum says, and what that is."""
         for entity, right in entities.items():
             detail = "its stored state is not what its checksum says"
+            if right == int.from_bytes(UNPROVEN, "big"):
+                detail = "it was damaged when a snapshot came upon it"
             self.damages.add(STORED_STATE, entity, now_ms, detail, right=right)
 
     def visible(self, visible: Visible) -> None:
@@ -62,6 +64,11 @@ class Integrity:
                 self._replaced.setdefault(entity, []).append((before, kept))
         self.digest.touch(touched)
         self.recent.note(visible.frames, touched)
+
+    @property
+    def _now_ms(self) -> int:
+        """For who looks at an entity when no clock is at hand."""
+        return milliseconds(self._journal.clock.last)
 
     @property
     def busy(self) -> bool:
@@ -98,17 +105,32 @@ class Integrity:
         self.damages.add(MEMORY, entity, now_ms, detail, right=self.digest.kept(entity))
         return True
 
+    def trusts(self, entity: EntityKey, *, look: bool) -> bool:
+        """Whether an entity's state here is what was written, as far as is known.
+
+        `look`: whether to hash it for that.
+        """
+        if look:
+            self.suspect(entity, self._now_ms)
+        damage = self.damages.wanted(entity)
+        return damage is None or damage.kind == DIVERGENCE
+
+    def proven(self, entity: EntityKey) -> bool:
+        """Whether an entity, hashed for that, is damaged in no way that is known."""
+        if self.damages.wanted(entity) is not None:
+            return False
+        return not self.suspect(entity, self._now_ms)
+
     def sound(self, entity: EntityKey, canonical: bytes) -> bool:
         """Whether an entity's canonical bytes are those that were hashed; notes it if not."""
         kept = self.digest.kept(entity)
         if kept is None or checksum(entity, canonical) == kept.to_bytes(32, "big"):
             return True
-        return not self.suspect(entity, milliseconds(self._journal.clock.last))
+        return not self.suspect(entity, self._now_ms)
 
     def storable(self, entity: EntityKey) -> bool:
         """Whether an entity's state may be stored: not if it is known to be damaged."""
-        now_ms = milliseconds(self._journal.clock.last)
-        if entity in self._replaced and self.suspect(entity, now_ms):
+        if entity in self._replaced and self.suspect(entity, self._now_ms):
             return False
         return self.damages.wanted(entity) is None
 

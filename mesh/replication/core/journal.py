@@ -32,6 +32,7 @@ from mesh.replication.core.clocks import (
     HybridClock,
     Origin,
     Vector,
+    above,
     covers,
     milliseconds,
     vector_to_proto,
@@ -117,6 +118,7 @@ class Journal:
         self.implied: Vector = {}
         """What changes applied in this life depend on, of other origins than their own."""
         self.residents = Residents(recovered.residents)
+        self.residents.doubt(self.committed)
         self.known = known
         self._parked = recovered.parked
         self.lag = Lag()
@@ -234,21 +236,6 @@ class Journal:
 
     # Frames from elsewhere.
 
-    def receive(
-        self,
-        body: bytes,
-        hash: bytes,
-        now_ms: int,
-        regions: Container[str] | None = None,
-        signature: bytes = b"",
-    ) -> tuple[Frame, bool]:
-        """Takes a frame from its origin. Returns it, and whether it is new here.
-
-        Raises what `read` and `take` raise.
-        """
-        frame = self.read(body, hash, now_ms, regions, signature)
-        return frame, self.take(frame)
-
     def read(
         self,
         body: bytes,
@@ -288,6 +275,14 @@ class Journal:
     def taken(self) -> Mapping[Origin, int]:
         """How far each origin has come, stored or not."""
         return self.arrivals.vector
+
+    @property
+    def known_of(self) -> Mapping[Origin, int]:
+        """How far each origin has come, by what was taken and by what that depends on.
+
+        And by a snapshot that comes in: it may be installed when its giver is lost.
+        """
+        return above(self.arrivals.known_of, self.intake.vector)
 
     def brings(self, operation: ReceiptKey) -> bool:
         """Whether a frame that came, and is not stored yet, has an operation's receipt."""
@@ -354,19 +349,25 @@ class Journal:
             frames.append(local)
             vector[local.origin] = local.last
         frames += self.arrivals.admit(vector)
-        if not frames and not writes and staging is None:
+        nothing = not frames and not writes and staging is None
+        if nothing and not self.residents.doubted:
             return None
         receipts = [receipt_of(write) for write in writes if write.receipt is not None]
         merged = self._merge(writes, frames, local)
-        self._in_flight = self._settle(
+        batch = self._settle(
             Batch(frames, writes, vector, receipts, local, merged, staging=staging)
         )
-        return self._in_flight
+        if nothing and not batch.settled:
+            return None
+        self._in_flight = batch
+        return batch
 
     def _settle(self, batch: Batch) -> Batch:
         merged = batch.merged
         batch.keys = tuple(self.keys.unstored.values())
-        batch.settled = self.residents.settle(batch.residents, merged.after, self.committed)
+        batch.settled = self.residents.settle(
+            batch.residents, merged.after, self.committed, self.integrity.proven
+        )
         merged.residents = {e: self.residents.committed.get(e) for e in batch.settled}
         return batch
 
@@ -374,7 +375,7 @@ class Journal:
         """A commit of its own makes a whole snapshot visible."""
         positions = {origin: self.head(origin) for origin in self.vector}
         visible = Visible()
-        staging = self.intake.install(self.committed, positions, visible)
+        staging = self.intake.install(self.committed, positions, visible, self.integrity)
         assert staging.install is not None  # noqa: S101 # as it says
         vector = {origin: p.sequence for origin, p in staging.install.positions.items()}
         return self._settle(Batch([], [], vector, [], None, visible, staging=staging))
@@ -409,7 +410,14 @@ class Journal:
                 merging.local(frame, befores, afters)
             else:
                 merging.received(frame)
-        return Visible(merging.before, merging.after, merging.living, frames, merging.conflicts)
+        return Visible(
+            merging.before,
+            merging.after,
+            merging.living,
+            frames,
+            merging.conflicts,
+            idle=merging.idle,
+        )
 
     def stored(self, batch: Batch) -> Visible:
         """The batch is durable: makes it visible."""
@@ -419,7 +427,7 @@ class Journal:
         self.integrity.visible(visible)
         if batch.staging is not None and batch.staging.install is not None:
             self.integrity.recent = Recent(batch.vector)
-            self.integrity.damages.cut_off()
+            self.integrity.damages.cut_off(batch.vector)
         clocks = dict(self.seen.clocks)
         for frame in batch.frames:
             self._heads[frame.origin] = frame.hash
@@ -499,6 +507,7 @@ class Journal:
             return None  # what has no effect on what is damaged may have one on what is whole
         before = self.committed.pop(entity, None)
         self.captures.spoil()
+        self.residents.replaced(entity)
         visible = Visible()
         if state is not None:
             self.committed[entity] = after = state
@@ -530,7 +539,8 @@ class Journal:
                 continue
             clock, region, incarnation, _ = state.changed
             seen = clock <= stable.get(Origin(region, incarnation), 0)
-            if seen and generations.forgettable(state, clock_ms):
+            # What is damaged is repaired before it is believed that it is deleted.
+            if seen and generations.forgettable(state, clock_ms) and self.integrity.proven(entity):
                 dropped.append(entity)
         self.captures.replaced({entity: self.committed[entity] for entity in dropped})
         for entity in dropped:

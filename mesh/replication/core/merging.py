@@ -40,12 +40,14 @@ def _firsts(
 class Merging:
     """What storing frames will change: of each entity the state before and after.
 
-    `living` is by how many more entities will live.
+    `living` is by how many more entities will live. `idle` are entities with a change that has no
+    effect on them as they are here.
     """
 
     def __init__(self, committed: Mapping[EntityKey, EntityState], vector: Vector) -> None:
         self.before: dict[EntityKey, EntityState | None] = {}
         self.after: dict[EntityKey, EntityState] = {}
+        self.idle: set[EntityKey] = set()
         self.living = 0
         self.conflicts = Noted()
         self._committed = committed
@@ -73,7 +75,7 @@ class Merging:
             mine = afters[at]
             after = mine if before is befores[at] else join(before, mine)
             if after is mine and before is not befores[at] and kinds[at] == UPSERT:
-                self._void(frame.change(at), mine)
+                self._void(frame.change(at), before, mine)
             else:
                 take(entity, before, after)
 
@@ -111,7 +113,7 @@ class Merging:
                     self._note(before, frame, at, unknown)
                 after = join(before, state)
                 if after is state and kinds[at] == UPSERT:
-                    self._void(frame.change(at), state)
+                    self._void(frame.change(at), before, state)
                 else:
                     take(entity, before, after)
         self._vector[frame.origin] = frame.last
@@ -145,9 +147,10 @@ class Merging:
                 after = entities.lay_over(before, generation, changed, packed)
                 new = before is None or before[0] < generation
                 if new and columns.kinds[at] == UPSERT:
-                    self._void(frame.change(at), after)
+                    self._void(frame.change(at), before, after)
                     continue
                 if after is before:
+                    self.idle.add(entity)
                     continue
                 if before is None or before[1] != after[1]:
                     self.living += (before is None or before[1]) - after[1]
@@ -161,8 +164,10 @@ class Merging:
         plain = columns.kinds[at] in (CREATE, UPSERT) and places(columns.shapes[at]) is not None
         return plain and conflicts.quiet(before, columns.generations[at], unknown)
 
-    def _void(self, change: Change, written: EntityState) -> None:
+    def _void(self, change: Change, before: EntityState | None, written: EntityState) -> None:
         """What is written to a generation that ended, and of which nothing is left here."""
+        if before is not None:
+            self.idle.add(change.entity)
         other = Version(change.stamp, rendering.content(written))
         found = Conflict(
             change.entity, change.generation, b"", conflicts.DELETED, Version(None, b""), other
@@ -180,6 +185,8 @@ class Merging:
         self, entity: EntityKey, before: EntityState | None, after: EntityState | None
     ) -> None:
         if after is before or after is None:
+            if before is not None:
+                self.idle.add(entity)
             return
         if entity not in self.after:
             self.before[entity] = before

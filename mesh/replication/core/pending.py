@@ -64,7 +64,7 @@ class Pending:
             write = self._queue[0]
             full = count + write.count > MAX_CHANGES or size + write.size > MAX_BYTES
             # One frame's changes saw the same, so that what it depends on is what they saw.
-            if count and (full or write.seen is not writes[0].seen):
+            if writes and (full or write.seen is not writes[0].seen):
                 break
             writes.append(self._queue.popleft())
             count += write.count
@@ -89,7 +89,10 @@ class Pending:
         ]
         for changed in theirs if batch.frames else [batch.merged.after.keys()]:
             for entity in overlay.keys() & changed:
-                merged = join(overlay[entity], self._committed[entity])
+                committed = self._committed.get(entity)
+                if committed is None:
+                    continue  # what came was to a life that is forgotten here
+                merged = join(overlay[entity], committed)
                 if merged is not None:
                     overlay[entity] = merged
 

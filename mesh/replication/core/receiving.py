@@ -242,11 +242,11 @@ class Receiver:
         if freed or self._news(vector, now_ms):
             self._acknowledged = vector
             self._acknowledged_ms = now_ms
-            taken, told = self._journal.taken, self._journal.told
+            known, told = self._journal.known_of, self._journal.told
             messages.append(
                 link_pb2.FollowRequest(
                     acknowledgement=link_pb2.Acknowledgement(
-                        applied=told if taken == vector else vector_to_proto(taken),
+                        applied=told if known == vector else vector_to_proto(known),
                         durable=told,
                     )
                 )

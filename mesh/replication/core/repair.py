@@ -66,13 +66,14 @@ def repair(
     for damage in journal.integrity.damages.open(from_peers=True):
         if damage.entity is None:
             continue  # A frame: the store's business.
+        damage.look(now_ms)
         if damage.kind == DIVERGENCE:
             # What is in memory counts only if it still is what was hashed; else it is damage there.
             journal.integrity.suspect(damage.entity, now_ms)
         if damage.kind == DIVERGENCE:
-            states = _told_apart(journal, shelf, damage, damage.entity, reachable, now_ms)
+            states = _told_apart(journal, shelf, damage, damage.entity, reachable)
         else:
-            states = _replacements(journal, shelf, damage, damage.entity, now_ms)
+            states = _replacements(journal, shelf, damage, damage.entity)
         if not states:
             continue
         before = journal.committed.get(damage.entity)
@@ -111,13 +112,12 @@ def _told_apart(
     damage: Damage,
     entity: EntityKey,
     reachable: Collection[str],
-    now_ms: int,
 ) -> list[EntityState | None]:
     """What regions have of an entity that holds what was hashed here, and is another elsewhere.
 
     [] if it must wait: all that can be reached are heard first.
     """
-    waited = not 0 <= now_ms - damage.found_ms < PATIENCE_MS
+    waited = damage.waited_ms >= PATIENCE_MS
     ready = {peer for peer, o in damage.offers.items() if covers(journal.vector, o.vector)}
     if not (waited or ready >= set(reachable)):
         return []
@@ -130,7 +130,6 @@ def _replacements(
     shelf: Shelf,
     damage: Damage,
     entity: EntityKey,
-    now_ms: int,
 ) -> list[EntityState | None]:
     """States that may take the place of one that is damaged here; [] if it must wait."""
     offered = _offered(journal, shelf, damage, entity)
@@ -138,16 +137,16 @@ def _replacements(
         return offered
     for offer in damage.older.values():
         proven = offer.state is not None and fingerprint(entity, offer.state) == damage.right
-        if proven and not damage.cut_off:
+        if proven and damage.cut is None:
             return _replayed(journal, shelf, entity, offer.state)
-    if 0 <= now_ms - damage.found_ms < PATIENCE_MS:
+    if damage.waited_ms < PATIENCE_MS:
         return []
-    alone = damage.kind == MEMORY and not damage.cut_off
+    alone = damage.kind == MEMORY and damage.cut is None
     stored = shelf.stored(entity) if alone else None
     if stored is not None:
         state = decode(stored, journal.known.rules) if stored else None
         return _replayed(journal, shelf, entity, state)
-    waited = not 0 <= now_ms - damage.found_ms < damages.PATIENCE_MS
+    waited = damage.waited_ms >= damages.PATIENCE_MS
     members = set(filter(journal.members.holds, journal.life.peers))
     if not (waited and members and damage.older.keys() | damage.helpless >= members):
         return []  # Who is away may have it; an operator may evict who does not come back.
@@ -180,7 +179,12 @@ def _offered(
         try:
             states.append(_brought_up(journal, shelf, entity, offer))
         except HistoryTruncated:
-            damage.older[peer] = damage.offers.pop(peer)  # It is asked again.
+            del damage.offers[peer]  # It is asked again.
+            if damage.cut is not None and not covers(offer.vector, damage.cut):
+                damage.behind[peer] += 1
+                if damage.behind[peer] < damages.MOST_BEHIND:
+                    continue
+            damage.older[peer] = offer
     return states
 
 

@@ -4,12 +4,14 @@ No frame, digest, snapshot, conflict or etag is made from what is here. A write'
 stored in the transaction that stores its frame, and there is nothing to merge but the writes of
 this region, one after the other. The section of an entity is a state as well; its generation is
 the life of the entity (see `homes.life`), so that it outlasts a move of the home and ends with a
-delete.
+delete. Nobody else has what is here, so it ends on no word of an entity that may be damaged: such a
+section is doubted until the entity is repaired.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from typing import NamedTuple
 
 from mesh.replication.core import entities, homes
@@ -53,6 +55,12 @@ class Residents:
         self.committed = committed
         self._overlay: dict[EntityKey, EntityState] = {}
         self._pending: dict[EntityKey, int] = {}
+        self.doubted: set[EntityKey] = set()
+        """Sections that may be of a life that ended, by an entity that may be damaged."""
+
+    def doubt(self, states: Mapping[EntityKey, EntityState]) -> None:
+        """Settles with a coming batch what is not of the life of these entities, as recovered."""
+        self.doubted.update(e for e, s in self.committed.items() if not _lives(states.get(e), s))
 
     def look(self, entity: EntityKey) -> EntityState | None:
         """The section of an entity as a writer sees it."""
@@ -69,20 +77,31 @@ class Residents:
         parts: Iterable[Resident],
         changes: Mapping[EntityKey, EntityState],
         committed: Mapping[EntityKey, EntityState],
+        sure: Callable[[EntityKey], bool],
     ) -> Settled:
         """What storing a batch does: its writes' parts, and the end of what it deletes.
 
-        `changes` are the batch's states, over what is committed.
+        `changes` are the batch's states, over what is committed; `sure` tells of an entity whether
+        that is not damaged.
         """
-        after: dict[EntityKey, EntityState | None] = {
-            entity: self.committed[entity] for entity in self.committed.keys() & changes.keys()
-        }
+        # A batch may have failed. Not by `intersection_update`, which walks through all sections.
+        self.doubted = {entity for entity in self.doubted if entity in self.committed}
+        touched = chain(self.committed.keys() & changes.keys(), self.doubted)
+        after: dict[EntityKey, EntityState | None] = {e: self.committed[e] for e in touched}
         for part in parts:
             after[part.entity] = part.after
         for entity, section in after.items():
-            state = changes.get(entity) or committed.get(entity)
-            if section is not None and not _lives(state, section):
+            ends = section is not None and not _lives(
+                changes.get(entity) or committed.get(entity), section
+            )
+            if not ends and entity not in self.doubted:
+                continue
+            if not sure(entity):
+                self.doubted.add(entity)
+            elif ends:
                 after[entity] = None
+            else:
+                self.doubted.discard(entity)
         return {
             entity: section
             for entity, section in after.items()
@@ -94,6 +113,7 @@ class Residents:
         for entity, section in settled.items():
             if section is None:
                 self.committed.pop(entity, None)
+                self.doubted.discard(entity)
             else:
                 self.committed[entity] = section
         for part in parts:
@@ -102,6 +122,11 @@ class Residents:
                 self._pending[part.entity] = left
             else:
                 del self._pending[part.entity], self._overlay[part.entity]
+
+    def replaced(self, entity: EntityKey) -> None:
+        """An entity was repaired."""
+        if entity in self.committed:
+            self.doubted.add(entity)
 
     def drop(self, in_flight: Iterable[Resident]) -> None:
         """All that was queued is lost, but for what is in flight."""

@@ -126,6 +126,7 @@ class Sender:
         if self._beat_ms is None or not 0 <= now_ms - self._beat_ms < HEARTBEAT_MS:
             self._beat_ms = now_ms
             messages.append(self._heartbeat(now_ms, heard))
+        self._giving.tire(now_ms)
         if self._giving.waits(self.durable):
             # One at a time: to encode it takes some ms.
             pieces = self._giving.pieces(min(self._bytes, 1), now_ms)

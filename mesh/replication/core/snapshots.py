@@ -14,7 +14,7 @@ and what a capture still needs is noted when it is replaced (copy on write).
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -323,8 +323,10 @@ class Install(NamedTuple):
     """What a snapshot makes of what is here: stored in one transaction, in place of its pieces.
 
     `states` are those that joined with what was here; all others in the pieces are taken as they
-    came, but for those that are `kept` out. `positions` are those of all origins then, `parked`
-    are entities in which something waits for a newer version.
+    came, but for those that are `kept` out. Those that are `unproven` joined with what is damaged
+    here: they are stored under `UNPROVEN`, so that a process that starts before they are repaired
+    knows it too. `positions` are those of all origins then, `parked` are entities in which
+    something waits for a newer version.
     """
 
     states: Mapping[EntityKey, EntityState]
@@ -332,6 +334,7 @@ class Install(NamedTuple):
     receipts: list[Receipt]
     positions: Mapping[Origin, Position]
     parked: frozenset[EntityKey] = frozenset()
+    unproven: Collection[EntityKey] = ()
 
 
 @dataclass

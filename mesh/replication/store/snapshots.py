@@ -6,7 +6,7 @@ import sqlite3
 
 from mesh.replication.core import snapshots
 from mesh.replication.core.snapshots import Install, Piece, Staged, Staging
-from mesh.replication.store.states import put, row_of, state_row
+from mesh.replication.store.states import put, row_of, state_row, unproven
 
 TABLES = """
 CREATE TABLE staged (
@@ -39,7 +39,8 @@ def _install(cursor: sqlite3.Cursor, install: Install) -> None:
                 if entity not in install.kept
             ),
         )
-    put(cursor, (state_row(*each) for each in install.states.items()))
+    rows = (state_row(*each) for each in install.states.items())
+    put(cursor, (unproven(row) if row[1:3] in install.unproven else row for row in rows))
     cursor.executemany(
         "INSERT OR IGNORE INTO receipts VALUES (?, ?, ?, ?, ?, ?, ?)", install.receipts
     )

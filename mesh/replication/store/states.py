@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 
 from mesh.replication.core.digest import bucket_of
-from mesh.replication.core.entities import EntityKey, EntityState, checksum, encode
+from mesh.replication.core.entities import UNPROVEN, EntityKey, EntityState, checksum, encode
 
 Row = tuple[int, str, str, bytes, bytes]
 """Bucket, type, key, canonical bytes, and the checksum of these and of the name."""
@@ -27,6 +27,11 @@ def state_row(entity: EntityKey, state: EntityState) -> Row:
 def row_of(entity: EntityKey, canonical: bytes) -> Row:
     """The row of an entity of which the canonical bytes are at hand."""
     return bucket_of(entity), *entity, canonical, checksum(entity, canonical)
+
+
+def unproven(row: Row) -> Row:
+    """The row of an entity that is damaged: whoever reads it finds that."""
+    return *row[:4], UNPROVEN
 
 
 def state_rows(

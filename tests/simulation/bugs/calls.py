@@ -31,7 +31,7 @@ def tokens_name_too_little() -> Iterator[None]:
 
 @bug
 def fences_are_not_stored() -> Iterator[None]:
-    with patch.object(Disk, "fence", lambda disk, operation: None):
+    with patch.object(Disk, "fence", lambda disk, operation, time_ms: None):
         yield
 
 

@@ -6,10 +6,13 @@ from collections.abc import Iterator
 from typing import Any
 from unittest.mock import patch
 
+from mesh.replication.core import damage as damages
 from mesh.replication.core import (
     recovery,
     repair,
 )
+from mesh.replication.core.batches import Visible
+from mesh.replication.core.comparison import Comparison
 from mesh.replication.core.damage import Damages
 from mesh.replication.core.digest import Digest
 from mesh.replication.core.entities import checksum
@@ -72,4 +75,45 @@ def ranges_are_compared_whatever_touched_them() -> Iterator[None]:
 @bug
 def what_is_damaged_is_given_in_snapshots() -> Iterator[None]:
     with patch.object(Damages, "repairing", False):
+        yield
+
+
+@bug
+def what_a_snapshot_makes_of_damage_is_believed() -> Iterator[None]:
+    with patch.object(Integrity, "trusts", lambda self, entity, look: True):
+        yield
+
+
+@bug
+def a_change_that_has_no_effect_is_forgotten() -> Iterator[None]:
+    with patch.object(Visible, "idle", property(lambda self: (), lambda self, idle: None)):
+        yield
+
+
+@bug
+def what_peers_had_before_a_snapshot_is_their_last_word() -> Iterator[None]:
+    with (
+        patch.object(damages, "MOST_BEHIND", 0),
+        # Nor is it waited for longer: a minute of patience hides this here.
+        patch.object(damages, "PATIENCE_MS", 0),
+        patch.object(repair, "PATIENCE_MS", 0),
+        patch.object(Damages, "cut_off", _cut_off),
+    ):
+        yield
+
+
+def _cut_off(self: Damages, vector: Any) -> None:
+    for damage in self.open(from_peers=True):
+        damage.cut = vector
+        damage.older.clear()
+
+
+@bug
+def what_was_deleted_and_forgotten_since_is_missed_here() -> Iterator[None]:
+    real = Comparison._by_states
+
+    def by_states(self: Any, piece: Any, copies: Any, beyond: Any, now_ms: int) -> None:
+        real(self, piece, copies, set(), now_ms)
+
+    with patch.object(Comparison, "_by_states", by_states):
         yield

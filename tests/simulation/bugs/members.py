@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 from unittest.mock import patch
 
@@ -14,9 +15,20 @@ from mesh.replication.core.durable import Durable
 from mesh.replication.core.frames import Frame
 from mesh.replication.core.journal import Journal
 from mesh.replication.core.members import Members, State
-from mesh.replication.membership import ENTITY
+from mesh.replication.membership import ENTITY, Membership
 from mesh.replication.schema import FieldSchema
 from tests.simulation.bugs.registry import bug
+
+
+@bug
+def a_home_waits_for_its_former_lives_whatever_it_decided() -> Iterator[None]:
+    real = Membership._check_former_lives
+
+    def check(self: Membership, table: Members) -> None:
+        real(self, replace(table, incarnation=0))
+
+    with patch.object(Membership, "_check_former_lives", check):
+        yield
 
 
 @bug

@@ -10,6 +10,7 @@ from mesh.replication.core import (
     intake,
     snapshots,
 )
+from mesh.replication.core.handing import Giving
 from mesh.replication.core.journal import Journal
 from mesh.replication.core.snapshots import Position
 from tests.simulation.bugs.registry import bug
@@ -59,5 +60,17 @@ def a_snapshot_takes_the_place_of_what_is_here() -> Iterator[None]:
 
 @bug
 def what_a_snapshot_has_forgotten_lives_on() -> Iterator[None]:
-    with patch.object(intake, "_covers", lambda positions, stamp: False):
+    with patch.object(intake, "_ended", lambda positions, state, other: False):
+        yield
+
+
+@bug
+def a_snapshot_with_an_earlier_life_ends_nothing() -> Iterator[None]:
+    with patch.object(intake, "life", lambda generation: 0):
+        yield
+
+
+@bug
+def what_was_given_is_waited_for_without_end() -> Iterator[None]:
+    with patch.object(Giving, "tire", lambda self, now_ms: None):
         yield

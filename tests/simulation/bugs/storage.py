@@ -12,11 +12,37 @@ from mesh.replication.core import (
     horizon,
     merging,
 )
+from mesh.replication.core.arrivals import Arrivals
 from mesh.replication.core.batches import Batch
 from mesh.replication.core.journal import Journal
+from mesh.replication.core.pending import Pending
 from tests.simulation.bugs.registry import bug
 from tests.simulation.disk import Disk
 from tests.simulation.region import Region
+
+
+@bug
+def a_delete_is_stable_though_a_former_life_has_not_seen_it() -> Iterator[None]:
+    real = horizon.above
+
+    def known(vector: Any, word: Any) -> Any:
+        return real(vector, {origin: n for origin, n in word.items() if origin in vector})
+
+    with patch.object(horizon, "above", known):
+        yield
+
+
+@bug
+def a_frame_names_what_the_first_of_its_writes_saw() -> Iterator[None]:
+    real = Pending.close
+
+    def close(self: Any) -> Any:
+        for write in self._queue:
+            write.seen = self._queue[0].seen
+        return real(self)
+
+    with patch.object(Pending, "close", close):
+        yield
 
 
 @bug
@@ -122,4 +148,10 @@ def a_tombstone_is_dropped_before_all_have_seen_the_delete() -> Iterator[None]:
 @bug
 def what_is_written_to_what_was_forgotten_counts() -> Iterator[None]:
     with patch.object(merging, "UPSERT", -1):
+        yield
+
+
+@bug
+def what_others_depend_on_is_not_told_to_its_origin() -> Iterator[None]:
+    with patch.object(Arrivals, "known_of", property(lambda self: self.vector)):
         yield

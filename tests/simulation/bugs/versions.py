@@ -12,6 +12,7 @@ from mesh.replication.core import (
     residents,
 )
 from mesh.replication.core.entities import UPSERT, EntityState
+from mesh.replication.core.integrity import Integrity
 from mesh.replication.schema import GroupSchema
 from mesh.replication.transaction import Transaction
 from tests.simulation.bugs.registry import bug
@@ -94,6 +95,18 @@ def what_stays_is_not_in_the_commit() -> Iterator[None]:
         real(disk, frames, {}, *rest)
 
     with patch.object(Disk, "commit", commit):
+        yield
+
+
+@bug
+def what_stays_ends_by_what_is_damaged() -> Iterator[None]:
+    with patch.object(Integrity, "proven", lambda self, entity: True):
+        yield
+
+
+@bug
+def what_stays_outlives_a_repair() -> Iterator[None]:
+    with patch.object(residents.Residents, "replaced", lambda self, entity: None):
         yield
 
 

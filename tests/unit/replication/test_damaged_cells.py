@@ -14,7 +14,7 @@ from mesh.replication.core.clocks import Origin
 from mesh.replication.core.frames import chain
 from mesh.replication.core.wire import piece, read_varint, varint
 from mesh.replication.rendering import Renderer
-from tests.support.regions import CHANNEL, SCHEMA, Region
+from tests.support.regions import CHANNEL, SCHEMA, Region, receive
 
 Channel = channel_pb2.Channel
 EU = Origin("eu", 1)
@@ -40,7 +40,7 @@ def frame(path: bytes, rule: int, delta: bytes) -> bytes:
 def received(path: bytes, rule: int, delta: bytes) -> Region:
     us = Region("us", ["eu"])
     body = frame(path, rule, delta)
-    us.journal.receive(body, chain(bytes(32), body), 1_000_000)
+    receive(us.journal, body, chain(bytes(32), body), 1_000_000)
     us.commit()
     return us
 

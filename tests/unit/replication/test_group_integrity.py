@@ -156,6 +156,26 @@ async def test_a_damaged_row_at_the_start_is_repaired_from_a_peer(tmp_path: Path
         assert [c.title for c in us.group.list(Channel)] == ["second"] * len(KEYS)
 
 
+async def test_damage_that_no_peer_repaired_yet_is_known_to_the_next_process(
+    tmp_path: Path,
+) -> None:
+    async with regions(tmp_path, "eu", "us") as (eu, us):
+        await filled(eu, us)
+        await us.stop()
+        await eu.stop()
+        flip(us, "states", "state", "key = 'c3'", 0.7, 4)
+        for _ in range(2):
+            await us.start()
+            assert status(us).found >= 1 and us.group.get(Channel, "c3") is None
+            await until(lambda: status(us).disk_passes > 1)
+            assert status(us).repaired == 0
+            await us.stop()
+        await eu.start()
+        await us.start()
+        await until(lambda: us.group.get(Channel, "c3") is not None)
+        await whole_again(us, eu, us)
+
+
 async def test_damage_in_memory_is_repaired_shown_and_stored(tmp_path: Path) -> None:
     async with regions(tmp_path, "eu", "us") as (eu, us):
         await filled(eu, us)

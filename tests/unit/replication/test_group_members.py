@@ -109,6 +109,8 @@ async def test_members_are_decided_in_the_home_alone(tmp_path: Path) -> None:
         with pytest.raises(NotTheHome):
             await eu.group.members.decide(decisions.leave, "us", OPERATOR)
         assert eu.group.members.table.generation == 1
+        # Whoever takes it by force has decided in its present life: nothing lost stands above that.
+        assert eu.group.members.table.incarnation == us.group.journal.origin.incarnation
 
 
 async def test_two_processes_under_one_name_are_told_and_lose_nothing(tmp_path: Path) -> None:

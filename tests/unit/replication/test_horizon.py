@@ -37,6 +37,20 @@ def test_a_delete_is_stable_once_all_have_it_and_all_is_stored_that_they_wrote_b
     assert stability.clocks == {EU: 50}
 
 
+def test_what_its_writer_has_lost_is_waited_for_and_what_all_have_lost_is_not() -> None:
+    stability, former = Stability(), Origin("eu", 0)
+    words = {"us": {EU: 5, former: 2}}
+    looks = [stability.look({EU: 5}, {EU: 50}, words, {EU: 5}) for _ in range(9)]
+    assert not any(looks)
+    assert stability.look({EU: 5, former: 2}, {EU: 50}, words, {EU: 5, former: 2})
+
+    lost = Stability()
+    assert not any(lost.look({EU: 5}, {EU: 50}, words, {EU: 5}) for _ in range(9))
+    words = {"us": {EU: 5}}  # its disk went, and that with it
+    looks = [lost.look({EU: 5}, {EU: 50}, words, {EU: 5}) for _ in range(4)]
+    assert looks == [False, False, False, True]
+
+
 def test_who_is_alone_or_knows_nothing_yet() -> None:
     alone, stranger = Stability(), Stability()
     looks = [alone.look({EU: 5}, {EU: 50}, {}, {EU: 5}) for _ in range(3)]

@@ -17,7 +17,7 @@ from mesh.replication.core.handshake import error_message, hello
 from mesh.replication.core.receiving import PeerView, Receiver
 from mesh.replication.core.sending import Sender
 from mesh.replication.schema import GroupSchema
-from tests.support.regions import CHANNEL, Region, World, contract
+from tests.support.regions import CHANNEL, Region, World, contract, receive
 
 Channel = channel_pb2.Channel
 
@@ -48,23 +48,23 @@ def pair() -> tuple[Region, Region]:
     return eu, us
 
 
-def receive(us: Region, body: bytes, previous: bytes = bytes(32)) -> None:
-    us.journal.receive(body, chain(previous, body), 1_000_000)
+def take(us: Region, body: bytes, previous: bytes = bytes(32)) -> None:
+    receive(us.journal, body, chain(previous, body), 1_000_000)
 
 
 def test_a_gap_is_refused(pair: tuple[Region, Region]) -> None:
     eu, us = pair
     second = eu.log.frames[1]
     with pytest.raises(errors.HistoryTruncated, match="2 came, and 1 was expected"):
-        us.journal.receive(second.body, second.hash, 1_000_000)
+        receive(us.journal, second.body, second.hash, 1_000_000)
 
 
 def test_a_frame_out_of_the_chain_is_refused(pair: tuple[Region, Region]) -> None:
     eu, us = pair
     with pytest.raises(errors.ChainBroken, match="does not follow"):
-        us.journal.receive(eu.log.frames[0].body, b"x" * 32, 1_000_000)
+        receive(us.journal, eu.log.frames[0].body, b"x" * 32, 1_000_000)
     with pytest.raises(errors.ChainBroken, match="damaged"):
-        receive(us, eu.log.frames[0].body[:-1])
+        take(us, eu.log.frames[0].body[:-1])
 
 
 @pytest.mark.parametrize(
@@ -94,9 +94,9 @@ def test_a_frame_that_cannot_be_merged_is_refused_whole(
 ) -> None:
     eu, us = pair
     with pytest.raises(error):
-        receive(us, body_of(eu, **columns))
+        take(us, body_of(eu, **columns))
     first = eu.log.frames[0]
-    us.journal.receive(first.body, first.hash, 1_000_000)
+    receive(us.journal, first.body, first.hash, 1_000_000)
     us.commit()
     assert us.get("c1") == eu.get("c1")
 

@@ -24,7 +24,7 @@ from mesh.replication.core.receiving import PeerView, Receiver
 from mesh.replication.core.rules.parked import Kept
 from mesh.replication.core.sending import Sender
 from mesh.replication.store.sqlite import SqliteStore
-from tests.support.regions import CHANNEL, MemoryLog, Region
+from tests.support.regions import CHANNEL, MemoryLog, Region, receive
 from tests.support.signing import MemorySigning, keyring
 
 Channel = channel_pb2.Channel
@@ -55,7 +55,7 @@ class Keeper:
     def take(self, region: Region) -> None:
         """All that a region wrote."""
         for frame in region.log.frames:
-            self.journal.receive(frame.body, frame.hash, 1_000_000, None, frame.signature)
+            receive(self.journal, frame.body, frame.hash, 1_000_000, frame.signature)
         while (batch := self.journal.next_batch()) is not None:
             self.store.commit(batch)
             self.journal.stored(batch)
@@ -127,11 +127,11 @@ def test_a_downgrade_keeps_what_was_merged(eu: Region, tmp_path: Path) -> None:
 def test_causality_goes_on_past_what_is_parked(eu: Region, tmp_path: Path) -> None:
     ap, us = Region("ap", ["eu", "us"]), Keeper(tmp_path, OLDER)
     for frame in eu.log.frames:
-        ap.journal.receive(frame.body, frame.hash, 1_000_000)
+        receive(ap.journal, frame.body, frame.hash, 1_000_000)
         ap.commit()
     write(ap, lambda tx: tx.set(Channel(channel_id="c1", title="after"), "title"))
     (depends,) = [frame for frame in ap.log.frames if frame.origin == ap.journal.origin]
-    us.journal.receive(depends.body, depends.hash, 1_000_000)
+    receive(us.journal, depends.body, depends.hash, 1_000_000)
     us.take(eu)
     assert us.journal.vector == ap.journal.vector
     assert us.journal.committed[C1].cells[b"\x02", LATEST][3] == b"\x12\x05after"
@@ -168,7 +168,7 @@ def test_a_damaged_change_of_an_unknown_kind_stays_where_it_is(eu: Region, tmp_p
     assert change.entity == (NO_TYPE, f"{CHANNEL}/c1")
     assert change.kind == CREATE and frame.parked == {change.entity}
     us = Keeper(tmp_path, KNOWN)
-    us.journal.receive(data, chain(bytes(32), data), 1_000_000)
+    receive(us.journal, data, chain(bytes(32), data), 1_000_000)
     us.take(Region("eu", []))
     (unread,) = us.journal.unread()
     assert (unread.type, unread.entity, unread.kind, unread.rule) == (CHANNEL, "c1", 9, 0)
@@ -195,7 +195,7 @@ def test_a_whole_message_that_is_written_clears_nothing_unknown() -> None:
     shape.paths[:], shape.rules[:] = zip(*covered, strict=True)
     body.contents[0] = shapes.pack(covered, [deltas[key] for key in covered])
     data = body.SerializeToString()
-    older.journal.receive(data, chain(bytes(32), data), 1_000_000)
+    receive(older.journal, data, chain(bytes(32), data), 1_000_000)
     older.commit()
 
     def rewrite(tx) -> Channel:

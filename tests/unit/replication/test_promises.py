@@ -58,6 +58,9 @@ async def test_what_cannot_be_reached_is_pending_and_said(tmp_path: Path) -> Non
         assert (pending.value.holders, pending.value.needed) == (("eu",), 2)
         # It took effect, and goes on to the others; its repeat waits for them again.
         assert eu.group.get(Channel, "c1") is not None
+        # So does who finds it done and has nothing to write.
+        with pytest.raises(DurabilityPending):
+            await eu.group.write(lambda _: Channel(), asking(Durability.MAJORITY, 0.3))
         repeat = asyncio.create_task(create(eu, "c1", asking(Durability.MAJORITY, 30, "once")))
         await us.start()
         assert (await repeat).channel_id == "c1"

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from isthmus.channels.v1 import channel_pb2
 
 from mesh.replication import Transaction
-from mesh.replication.core.damage import DIVERGENCE, MEMORY
+from mesh.replication.core.damage import DIVERGENCE, MEMORY, Damage
 from mesh.replication.core.entities import EntityState, decode, encode
 from mesh.replication.core.errors import ReplicationError
 from mesh.replication.core.repair import LOST, chosen
@@ -247,6 +247,13 @@ def test_what_no_region_has_as_it_was_is_taken_from_who_is_behind_and_said_to_be
     assert named.HasField("repaired") and LOST in named.detail
     assert (us.get("c1").title, us.get("c1").takeovers) == ("one", 7)
     assert not us.journal.integrity.damages.repairing
+
+
+def test_a_jump_of_the_clock_does_not_end_the_patience() -> None:
+    found = Damage(MEMORY, ENTITY, 0, "", from_peers=True)
+    for now_ms in (0, 500, 10_000_000, 10_000_400, 5, 505):
+        found.look(now_ms)
+    assert found.waited_ms == 500 + 1000 + 400 + 0 + 500
 
 
 def test_without_a_peer_and_a_stored_state_the_damage_stays_known() -> None:

@@ -137,6 +137,8 @@ def test_what_is_not_whole_is_not_seen(eu: Region) -> None:
     Stream(eu, us).carry(4)
     assert us.journal.intake.progress is not None
     assert not us.journal.committed and not us.journal.vector
+    # But its origins do not give these numbers anew: it may be installed when nobody else has it.
+    assert us.journal.known_of == eu.journal.vector
 
 
 def test_a_stream_that_breaks_costs_nothing(eu: Region) -> None:

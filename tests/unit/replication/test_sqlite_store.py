@@ -391,7 +391,7 @@ def given(source: Writer, target: Writer, pieces: int | None = None) -> None:
     intake = target.journal.intake
     request = intake.accept("us", 1_000_000)
     assert request is not None
-    capture = source.journal.capture(request.id, 1_000_000)
+    capture = source.journal.capture(request.id, 1_000_000, target.journal.vector)
     first = request.pieces if request.id == capture.header.id else 0
     start = snapshot_pb2.SnapshotStart(header=capture.header.encode(), first_piece=first)
     intake.started("us", start, target.journal, 1_000_000)
@@ -436,5 +436,32 @@ def test_a_snapshot_is_staged_installed_and_recovered(
     found = store.recover()
     assert same(found, target.journal) and found.staged is None
     assert found.heads[source.journal.origin] != bytes(32)
+    store.close()
+    source.store.close()
+
+
+def test_what_a_snapshot_makes_of_damage_is_stored_as_damaged(tmp_path: Path) -> None:
+    source = Writer(open_store(tmp_path / "us", region="us"), region="us")
+    for key in ("c1", "c2", "c3"):
+        source.write(key, "a")
+        source.commit()
+    target = Writer(open_store(tmp_path / "eu"))
+    given(source, target)
+    target.journal.digest()  # all is hashed
+    source.write("c2", "b")
+    source.write("c3", "b")
+    source.commit()
+    damaged = (CHANNEL, "c2")
+    state = target.journal.committed[damaged]
+    target.journal.committed[damaged] = state._replace(cells={})
+    given(source, target)
+    assert target.journal.integrity.damages.wanted(damaged) is not None
+    target.store.close()
+    store = open_store(tmp_path / "eu")
+    found = store.recover()
+    assert set(found.damaged) == {damaged}
+    assert found.states == {
+        entity: state for entity, state in source.journal.committed.items() if entity != damaged
+    }
     store.close()
     source.store.close()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -38,7 +38,7 @@ class Mesh:
         who = WorkloadId(DOMAIN, region, workload)
         leaf = authority.sign(issuer, keys.signing_request(key), who, self.now)
         place = self.path / region / workload
-        folder.write(place, leaf.chain_pem, keys.key_pem(key), leaf.trust_pem)
+        folder.write(place, leaf.chain_pem, keys.key_pem(key), leaf.trust_pem, leaf.former_pem)
         return place
 
     def keyring(self, region: str, *, group: str = "channels", workload: str = "channels"):
@@ -97,6 +97,16 @@ def test_what_was_believed_before_is_believed_under_another_root(mesh: Mesh) -> 
     signing = WorkloadSigning("channels", WorkloadId(DOMAIN, "us", "channels"), place, mesh.clock)
     stored = Keyring("channels", signing, [key.statement for key in us.unstored.values()])
     assert stored.examine(mesh.head(), signature) is Verdict.PROVEN
+
+
+def test_who_joins_later_believes_what_was_stated_below_a_retired_root(mesh: Mesh) -> None:
+    signature, statement = signed(mesh.keyring("eu"), mesh.head())
+    before = mesh.root.certificate
+    mesh.root = replace(authority.make_root(DOMAIN, mesh.now), former=(before,))
+    mesh.identity("us")
+    us = mesh.keyring("us")
+    assert us.learn(statement, "ap") == ""
+    assert us.examine(mesh.head(), signature) is Verdict.PROVEN
 
 
 def _stated(message: signature_pb2.OriginKey, **changes: object) -> bytes:

@@ -404,8 +404,8 @@ class Acknowledgement(_message.Message):
     DURABLE_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def applied(self) -> _frame_pb2.Vector:
-        """All that it has taken, on this stream or another, stored or not: an origin that starts again
-        goes on with its numbers only once each peer has said so.
+        """All that it has taken, on this stream or another, stored or not, and what that depends on: an
+        origin that starts again goes on with its numbers only once each peer has said so.
         """
 
     @_builtins.property
