@@ -63,7 +63,7 @@ unit: $(READY) ## Pure tests and properties
 	$(PY) -m pytest -n $(WORKERS) tests -m 'not e2e'
 
 e2e: $(READY) ## Real processes: Envoy, SQLite, ffmpeg
-	$(PY) -m pytest -n $(WORKERS) --dist loadfile tests -m e2e
+	$(PY) -m pytest -n $(WORKERS) --dist loadfile --durations=30 tests -m e2e
 
 simulate: $(READY) ## Many simulated worlds under faults: SEEDS=20000 FROM=0
 	@$(PY) -m tests.simulation --seeds $(SEEDS) --from $(FROM)

@@ -14,6 +14,10 @@ from pathlib import Path
 EDGE = "edge"
 """The name, as a workload, of a region's edge."""
 
+PLATFORM = ("authority", "control")
+"""Workloads of the mesh itself. Their sidecars start from files, so that nobody waits in a circle,
+and no deploy can cut the way to its own rollback."""
+
 
 class PlaceError(Exception):
     """The environment does not say where this process lives."""
@@ -33,6 +37,8 @@ class Place:
     run: Path
     state: Path
     otlp: str | None = None
+    version: str = ""
+    """Which of the workload's versions it is; empty for the one that is there without any."""
 
     @property
     def app_socket(self) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any
 
 import yaml
 
-from mesh.place import EDGE
+from mesh.access import Access, AccessError, read_access
+from mesh.place import EDGE, Place
+from mesh.traffic import Traffic, TrafficError
+from mesh.traffic import read as read_traffic
 
 PORTS_PER_REGION = 100
 _WAN_OFFSET = 20
@@ -21,6 +25,12 @@ _NAME = re.compile(r"[a-z]([a-z0-9-]{0,30}[a-z0-9])?")
 
 class TopologyError(Exception):
     """`mesh.yaml` cannot be used; the message says where and what to write instead."""
+
+
+_IDENTITY = re.compile(
+    r"spiffe://(?P<domain>[a-z0-9.-]+)/"
+    r"(?:region/(?P<region>[a-z0-9-]+)/workload/[a-z0-9-]+|(?:operator|device)/[a-z0-9-]+)"
+)
 
 
 @dataclass(frozen=True)
@@ -83,6 +93,10 @@ class Topology:
     origin: Address
     otlp: str | None
     members: MemberSpec = MemberSpec()  # frozen
+    access: Access = Access()  # noqa: RUF009 - frozen
+    traffic: Traffic = Traffic()  # noqa: RUF009 - frozen
+    revoked: frozenset[str] = frozenset()
+    """SPIFFE IDs that are let in nowhere, and get no certificate any more."""
 
     def region(self, name: str) -> Region:
         """The region of that name. Raises `TopologyError` naming those that exist."""
@@ -120,6 +134,18 @@ class Topology:
         found = self.region(region)
         return Address(found.host, found.base_port + 10 + self.workloads.index(workload))
 
+    def listening(self, place: Place) -> Address:
+        """Where the sidecar of that instance listens: that of a version has a place of its own."""
+        if not place.version:
+            return self.inbound(place.region, place.workload)
+        found = self.traffic.version(place.workload, place.region, place.version)
+        if found is None:
+            raise TopologyError(
+                f"no version {place.version!r} of {place.workload} in {place.region}: add it to "
+                f"`traffic.versions` in {self.path}"
+            )
+        return Address(found.host, found.port)
+
     def route(self, source: str, target: str, workload: str) -> Address:
         """Where instances in region `source` dial a workload (or the edge) of region `target`.
 
@@ -143,11 +169,29 @@ def load(path: Path) -> Topology:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise TopologyError(f"{path} cannot be read: {error}") from None
+    return parse(text, path)
+
+
+def parse(text: str, path: Path) -> Topology:
+    """The topology that the text of `path` describes. Raises `TopologyError` as `load` does."""
     try:
         document = yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise TopologyError(_not_yaml(path, text, error)) from None
-    return _Reader(path).topology(document)
+    return _Reader(path).topology(document, text)
+
+
+def whole(topology: Topology) -> str:
+    """The text of its file with what that only names: parsed anywhere, it is the same topology.
+
+    Files of keys stand in it as they were when the topology was read.
+    """
+    text = topology.path.read_text(encoding="utf-8")
+    if topology.access.jwt is None:
+        return text
+    document = yaml.safe_load(text)
+    document["edge"]["jwt"]["keys"] = json.loads(topology.access.jwt.keys)
+    return yaml.safe_dump(document, sort_keys=False)
 
 
 def _not_yaml(path: Path, text: str, error: yaml.YAMLError) -> str:
@@ -176,7 +220,7 @@ class _Reader:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def topology(self, document: Any) -> Topology:
+    def topology(self, document: Any, text: str) -> Topology:
         top = self._mapping(document, "the file")
         self._known(
             top,
@@ -190,6 +234,9 @@ class _Reader:
                 "media",
                 "telemetry",
                 "members",
+                "edge",
+                "traffic",
+                "revoked",
             },
         )
         if top.get("version") != 1:
@@ -201,16 +248,21 @@ class _Reader:
         telemetry = self._mapping(top.get("telemetry") or {}, "telemetry")
         self._known(telemetry, "telemetry", {"otlp"})
         otlp = telemetry.get("otlp")
+        workloads = tuple(self._names(top.get("workloads"), "workloads", most=9))
+        trust_domain = self._text(top.get("trust_domain"), "trust_domain")
         return Topology(
             path=self._path.resolve(),
-            trust_domain=self._text(top.get("trust_domain"), "trust_domain"),
+            trust_domain=trust_domain,
             regions=regions,
-            workloads=tuple(self._names(top.get("workloads"), "workloads", most=9)),
+            workloads=workloads,
             devices=tuple(self._devices(top.get("devices") or [], names)),
             media_root=(self._path.parent / self._text(media.get("root"), "media.root")).resolve(),
             origin=self._address(media.get("origin"), "media.origin"),
             otlp=None if otlp is None else str(self._address(otlp, "telemetry.otlp")),
             members=self._members(top.get("members") or {}, [region.name for region in regions]),
+            access=self._access({} if top.get("edge") is None else top["edge"]),
+            traffic=self._traffic(text, regions, workloads),
+            revoked=self._revoked(top.get("revoked") or [], trust_domain, names),
         )
 
     def _regions(self, value: Any) -> list[Region]:
@@ -256,6 +308,38 @@ class _Reader:
                     raise self._error(f"members.{name}", f"write a number of {unit}, at least 1")
                 limits[name] = limit
         return MemberSpec(home, **limits)
+
+    def _access(self, value: Any) -> Access:
+        try:
+            return read_access(value, self._path.parent)
+        except AccessError as error:
+            raise self._error(error.where, error.remedy) from None
+
+    def _traffic(
+        self, text: str, regions: tuple[Region, ...], workloads: tuple[str, ...]
+    ) -> Traffic:
+        try:
+            return read_traffic(text, [region.name for region in regions], workloads)
+        except TrafficError as error:
+            raise TopologyError(
+                f"{self._path}:{error.line}: {error.where}: {error.remedy}"
+            ) from None
+
+    def _revoked(self, value: Any, domain: str, regions: set[str]) -> frozenset[str]:
+        if not isinstance(value, list):
+            raise self._error("revoked", f"write a list such as [spiffe://{domain}/device/cam-1]")
+        for index, item in enumerate(value):
+            found = _IDENTITY.fullmatch(str(item))
+            if found is None or found["domain"] != domain:
+                raise self._error(
+                    f"revoked[{index}]",
+                    f"{item!r}: write spiffe://{domain}/operator/NAME, .../device/ID or "
+                    ".../region/REGION/workload/NAME",
+                )
+            # A slip would shut nobody out. Devices and operators are known to authorities alone.
+            if found["region"] and found["region"] not in regions:
+                raise self._error(f"revoked[{index}]", f"{found['region']!r} is none of `regions`")
+        return frozenset(value)
 
     def _devices(self, value: Any, regions: set[str]) -> list[DeviceSpec]:
         if not isinstance(value, list):

@@ -43,6 +43,8 @@ class EnvoyProcess:
             "--disable-hot-restart",
             *("--drain-time-s", str(DRAIN_SECONDS)),
             *("--drain-strategy", "immediate"),
+            # Access logs a second late at most: deploys are judged by them.
+            *("--file-flush-interval-msec", "1000"),
             *("--log-level", "warning"),
         ]
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -83,6 +85,10 @@ class EnvoyProcess:
                 await self._process.wait()
         except TimeoutError:
             await self.kill()
+
+    def reopen_logs(self) -> None:
+        """Has it open its logs of calls anew, after they were moved."""
+        self._signal(signal.SIGUSR1)
 
     async def kill(self) -> None:
         """SIGKILL."""

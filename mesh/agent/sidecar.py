@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -22,23 +21,32 @@ from mesh.agent.errors import (
     RenewalFailed,
     SidecarNotReady,
 )
-from mesh.agent.process import EnvoyProcess
+from mesh.agent.pages import turn_pages
+from mesh.agent.process import DRAIN_SECONDS, EnvoyProcess
+from mesh.agent.reporter import Reporter
+from mesh.agent.vouching import Vouching
+from mesh.contracts.exceptions import CONTROL
 from mesh.contracts.model import Contract
+from mesh.envoy import hold
+from mesh.envoy.parts import COMPILING
 from mesh.identity import authority, enrolment, folder, keys, tokens
 from mesh.identity.errors import AuthorityUnreachable, IdentityError, IdentityFolderError
 from mesh.identity.spiffe import WorkloadId
-from mesh.place import Place
+from mesh.place import EDGE, Place
 from mesh.topology import Topology
 
-# Building resources completes the classes that describe them, once, and not in two threads at once.
-_compiling = threading.Lock()
 _USABLE = timedelta(seconds=30)
 """An identity with less than this left is as good as none."""
 _POLL = 0.05
+_LOOK = 1.0
 _FIRST_BACKOFF = 1.0
 _LAST_BACKOFF = 30.0
 _LONGEST_SLEEP = 30.0
 _STOP_SECONDS = 5.0
+_ON_ITS_WAY = 0.25
+CLOSED_WITHIN = DRAIN_SECONDS + 0.5
+LEFT_WITHIN = 4.0
+"""Seconds after which each caller has noticed that health checks fail."""
 # Rotation comes this much of a half-life early at most, so that a mesh that started at once does
 # not renew at once.
 _JITTER = 0.1
@@ -103,8 +111,12 @@ class Sidecar:
         self._identity = WorkloadId(topology.trust_domain, place.region, place.workload)
         self._status = Status(place.region, place.workload, State.NEW)
         self._process: EnvoyProcess | None = None
-        self._rotation: asyncio.Task[None] | None = None
+        self._tasks: tuple[asyncio.Task[None], ...] = ()
+        self._given = ""
         self._rotating = asyncio.Lock()
+        self._vouching = (
+            Vouching(place.app_socket, place.identity, now) if place.workload == EDGE else None
+        )
 
     @property
     def status(self) -> Status:
@@ -132,6 +144,8 @@ class Sidecar:
             await self._enrol(join_token, deadline)
             self._change(state=State.STARTING, problem="")
             bootstrap = await asyncio.to_thread(self._configure)
+            if self._vouching is not None:
+                await self._vouching.start()
             self._process = await EnvoyProcess.start(
                 bootstrap, self._place.logs / "envoy.log", self._folder()
             )
@@ -140,9 +154,17 @@ class Sidecar:
             self._change(state=State.FAILED, problem=str(error))
             await self.kill()
             raise
-        self._rotation = asyncio.create_task(
-            self._keep_fresh(), name=f"rotate {self._place.region}/{self._place.workload}"
+        name = f"{self._place.region}/{self._place.workload}"
+        calls = self._place.logs / envoy.ACCESS_LOG
+        self._tasks = (
+            asyncio.create_task(self._follow_identity(), name=f"identity {name}"),
+            asyncio.create_task(turn_pages(calls, self._process), name=f"log {name}"),
         )
+        if enrolment.AUTHORITY in self._topology.workloads:
+            self._tasks += (asyncio.create_task(self._keep_fresh(), name=f"rotate {name}"),)
+        if CONTROL in self._topology.workloads:
+            reporter = Reporter(self._contract, self._place, self._certificate)
+            self._tasks += (asyncio.create_task(reporter.run(), name=f"report {name}"),)
         self._change(state=State.READY, problem="")
 
     async def wait(self) -> None:
@@ -153,7 +175,7 @@ class Sidecar:
         await process.wait()
         if self._process is not process or self._status.state in (State.DRAINING, State.STOPPED):
             return
-        await self._end_rotation()
+        await self._end_tasks()
         error = process.failure()
         self._change(state=State.FAILED, problem=str(error))
         raise error
@@ -175,25 +197,57 @@ class Sidecar:
                     f"the authority signed {fresh.spiffe_id} for {self._identity.uri}"
                 )
             fresh.write(self._place.identity)
+            self._given = envoy.write_credentials(self._place)
         self._change(not_after=fresh.not_after, rotations=self._status.rotations + 1, problem="")
 
-    async def drain(self, settle: float = 1.0) -> None:
-        """Fails health checks and ends listeners gracefully, then waits `settle` seconds.
+    async def pause(self, settle: float = LEFT_WITHIN) -> None:
+        """Lets the application stop without a lost call, if it is told to within `hold.FOR`.
 
-        Calls in flight finish; SIGTERM alone would lose them.
+        Health checks fail, and those who may go to another region have done so after `settle`
+        seconds; calls that arrive from then on are held back until the application is there again.
+        """
+        socket = self._place.admin_socket
+        try:
+            await admin.post(socket, "/healthcheck/fail")
+            await asyncio.sleep(settle)
+            if await admin.post(socket, f"/runtime_modify?{hold.KEY}=100") != 200:
+                raise SidecarNotReady(f"{self._identity.uri}: its Envoy cannot hold calls back")
+            await asyncio.sleep(_ON_ITS_WAY)
+        except admin.AdminUnreachable:
+            return  # nobody calls through an Envoy that is not there
+
+    async def resume(self) -> None:
+        """The application is there again: ends what `pause` began."""
+        socket = self._place.admin_socket
+        try:
+            await admin.post(socket, f"/runtime_modify?{hold.KEY}=0")
+            await admin.post(socket, "/healthcheck/ok")
+        except admin.AdminUnreachable:
+            return  # the next Envoy knows of no pause
+
+    async def drain(self, settle: float = CLOSED_WITHIN, within: float = 5.0) -> None:
+        """Fails health checks and ends listeners; they are closed after `settle` seconds.
+
+        Then it waits until no call is in flight, `within` seconds at most: SIGTERM alone would lose
+        those. Streams that are held are in flight.
         """
         self._change(state=State.DRAINING)
         socket = self._place.admin_socket
         try:
             await admin.post(socket, "/healthcheck/fail")
             await admin.post(socket, "/drain_listeners?graceful&skip_exit")
+            await asyncio.sleep(settle)
+            deadline = asyncio.get_running_loop().time() + within
+            while asyncio.get_running_loop().time() < deadline:
+                if not await admin.in_flight(socket):
+                    return
+                await asyncio.sleep(_POLL)
         except admin.AdminUnreachable:
             return  # it ended by itself, or hangs: there is nobody to drain
-        await asyncio.sleep(settle)
 
     async def stop(self, *, drain: bool = True) -> None:
-        """Drains, then ends Envoy and the rotation. May be called twice, and in any state."""
-        await self._end_rotation()
+        """Drains, then ends Envoy and what tends it. May be called twice, and in any state."""
+        await self._end_tasks()
         process = self._process
         if process is not None and not process.exited:
             if drain:
@@ -201,14 +255,16 @@ class Sidecar:
             self._change(state=State.STOPPED)
             await process.stop(_STOP_SECONDS)
         self._process = None
+        await self._end_vouching()
         self._change(state=State.STOPPED)
 
     async def kill(self) -> None:
         """Ends Envoy as a power cut would: for faults on purpose."""
-        await self._end_rotation()
+        await self._end_tasks()
         process, self._process = self._process, None
         if process is not None:
             await process.kill()
+        await self._end_vouching()
         if self._status.state is not State.FAILED:
             self._change(state=State.STOPPED)
 
@@ -222,9 +278,14 @@ class Sidecar:
         if held is None:
             self._change(state=State.ENROLLING, problem="")
             if join_token is None:
+                remedy = (
+                    "there is no join token: `isthmus up` makes one"
+                    if enrolment.AUTHORITY in self._topology.workloads
+                    else "this mesh has no authority: have its issuer put one there"
+                )
                 raise EnrolmentRefused(
                     f"{self._place.identity} holds no valid identity of {self._identity.uri}, and "
-                    "there is no join token: `isthmus up` makes one"
+                    f"{remedy}"
                 )
             await self._redeem(join_token, deadline)
             held = folder.read(self._place.identity)
@@ -277,13 +338,14 @@ class Sidecar:
         for needed in (place.run, place.logs):
             needed.mkdir(mode=0o700, parents=True, exist_ok=True)
         try:
-            with _compiling:
+            with COMPILING:
                 if self._control is None:
                     configuration = envoy.compile_for(self._contract, self._topology, place)
                 else:
                     configuration = envoy.compile_discovering(place, self._control)
                     _link(place.run / envoy.STATE, place.state)
             bootstrap = configuration.write(envoy.folder(place))
+            self._given = envoy.write_credentials(place)
             envoy.validate(bootstrap, self._folder())
         except envoy.EnvoyConfigError as error:
             raise ConfigurationRefused(str(error)) from None
@@ -325,6 +387,20 @@ class Sidecar:
                 await asyncio.sleep(backoff * random.uniform(0.5, 1.0))  # noqa: S311  the same
                 backoff = min(backoff * 2, _LAST_BACKOFF)
 
+    async def _follow_identity(self) -> None:
+        """Hands on what others put into the identity folder, as they do who issue by themselves."""
+        while True:
+            await asyncio.sleep(_LOOK)
+            if folder.generation(self._place.identity) in ("", self._given):
+                continue
+            try:
+                self._given = envoy.write_credentials(self._place)
+                not_after = folder.read(self._place.identity).not_after
+            except (IdentityFolderError, OSError) as error:
+                self._change(problem=str(error))
+            else:
+                self._change(not_after=not_after, problem="")
+
     async def _sleep_until(self, moment: datetime) -> None:
         # In pieces: a laptop that slept wakes up with another time.
         while (left := (moment - self._now()).total_seconds()) > 0:  # noqa: ASYNC110  waits for a time
@@ -339,11 +415,19 @@ class Sidecar:
             ],
         )
 
-    async def _end_rotation(self) -> None:
-        task, self._rotation = self._rotation, None
-        if task is not None and task is not asyncio.current_task():
+    def _certificate(self) -> tuple[datetime | None, str]:
+        return self._status.not_after, self._status.problem
+
+    async def _end_tasks(self) -> None:
+        tasks, self._tasks = self._tasks, ()
+        others = [task for task in tasks if task is not asyncio.current_task()]
+        for task in others:
             task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await asyncio.gather(*others, return_exceptions=True)
+
+    async def _end_vouching(self) -> None:
+        if self._vouching is not None:
+            await self._vouching.stop()
 
     def _change(self, **changes: object) -> None:
         status = replace(self._status, **changes)  # type: ignore[arg-type]  # names are Status's own

@@ -1,4 +1,7 @@
-"""Issuers in files: certificate, root and key in one PEM of mode 0600, replaced atomically."""
+"""Issuers in files: one PEM of mode 0600, replaced atomically.
+
+Certificate, root, other roots that are trusted; the key; roots of the past.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,7 @@ from mesh.identity.authority import Issuer
 from mesh.identity.errors import IdentityError
 
 _KEY = b"-----BEGIN PRIVATE KEY-----"
+_KEY_END = b"-----END PRIVATE KEY-----\n"
 ISSUING = "issuing.pem"
 TOKENS = "tokens.sqlite"
 _ROOT = "root.pem"
@@ -43,9 +47,16 @@ def load(path: Path) -> Issuer | None:
     except FileNotFoundError:
         return None
     try:
-        certificates, marker, key = content.partition(_KEY)
-        own, root = x509.load_pem_x509_certificates(certificates)
-        return Issuer(own, keys.read_key(marker + key), root)
+        certificates, begin, rest = content.partition(_KEY)
+        key, end, former = rest.partition(_KEY_END)
+        own, root, *others = x509.load_pem_x509_certificates(certificates)
+        return Issuer(
+            own,
+            keys.read_key(begin + key + end),
+            root,
+            tuple(others),
+            tuple(x509.load_pem_x509_certificates(former)) if former.strip() else (),
+        )
     except ValueError as error:
         raise AuthorityDamaged(
             f"{path} is damaged ({error}): restore it from a backup, or delete it and run "
@@ -55,14 +66,20 @@ def load(path: Path) -> Issuer | None:
 
 def save(path: Path, issuer: Issuer) -> None:
     """Writes an issuer; on disk before it returns."""
-    content = authority.pem(issuer.certificate, issuer.root) + keys.key_pem(issuer.key)
-    _replace(path, content, 0o600)
+    replace(
+        path,
+        authority.pem(issuer.certificate, issuer.root, *issuer.others)
+        + keys.key_pem(issuer.key)
+        + authority.pem(*issuer.former),
+        0o600,
+    )
 
 
 def save_root(state: Path, root: Issuer) -> None:
-    """Writes the root, and its certificate once more for whoever wants to trust it."""
+    """Writes the root, and what is trusted once more for whoever wants to trust it."""
     save(root_file(state), root)
-    _replace(root_file(state).with_name(_ROOT_CERTIFICATE), authority.pem(root.certificate), 0o644)
+    trusted = authority.pem(root.certificate, *root.others)
+    replace(root_file(state).with_name(_ROOT_CERTIFICATE), trusted, 0o644)
 
 
 def root_hash(state: Path) -> str | None:
@@ -87,7 +104,8 @@ def locked(state: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _replace(path: Path, content: bytes, mode: int) -> None:
+def replace(path: Path, content: bytes, mode: int) -> None:
+    """Writes a file whole; on disk before it returns."""
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     fresh = path.with_name(f"{path.name}.{secrets.token_hex(4)}")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)

@@ -9,7 +9,10 @@ from datetime import UTC, datetime
 from isthmus.mesh.v1 import authority_pb2_grpc as rpc
 
 from mesh.authority import keep
+from mesh.authority.issuing import Issuing
+from mesh.authority.revocations import Revocations
 from mesh.authority.service import AuthorityService, EnrolmentService, Signer
+from mesh.identity import folder
 from mesh.identity.enrolment import AUTHORITY
 from mesh.identity.tokens import TokenStore
 from mesh.runtime import Host, run
@@ -28,8 +31,14 @@ async def build(host: Host) -> None:
         sys.exit(f"authority: {error}")
     if issuer is None:
         sys.exit(f"authority: {path} is missing: `isthmus up` makes it before it starts a region")
-    tokens = TokenStore(host.place.data / keep.TOKENS, host.region, issuer.root_hash)
-    signer = Signer(issuer, host.topology, host.region, _now)
+    tokens = TokenStore(
+        host.place.data / keep.TOKENS,
+        host.region,
+        lambda: folder.read(host.place.identity).root_hash,
+    )
+    revoked = Revocations(host.topology)
+    issuing = Issuing(path, issuer)
+    signer = Signer(issuing.current, host.topology, host.region, _now, revoked.has)
     host.add(
         rpc.add_EnrolmentServiceServicer_to_server,
         EnrolmentService(signer, tokens, host.topology.trust_domain),

@@ -28,7 +28,7 @@ from mesh.topology import Topology
 TOKEN_LIFETIME = timedelta(hours=1)
 FRESH_FOR = timedelta(minutes=5)
 """An identity with less than this left gets a join token: its sidecar may start late."""
-_ROOT_SPARE = timedelta(days=30)
+_ROOT_SPARE = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class Prepared:
 def prepare(state: Path, topology: Topology, region: str, now: datetime) -> Prepared:
     """Makes what is missing of a region's authority, and tokens for what has no identity.
 
-    `state` is `.isthmus/`. May be repeated, also while the region runs. A root or an issuing
-    certificate near its end is replaced; after a new root everybody enrols again.
+    `state` is `.isthmus/`. May be repeated, also while the region runs. An issuing certificate past
+    half of its life is replaced, and a root that was not replaced in time (`roots`): then everybody
+    enrols again.
     Raises `AuthorityDamaged` if a file of the authority cannot be read.
     """
     with keep.locked(state):
@@ -62,7 +63,28 @@ def prepare(state: Path, topology: Topology, region: str, now: datetime) -> Prep
             subject = WorkloadId(topology.trust_domain, region, name)
             if name != AUTHORITY and not _fresh(state, subject, issuer, now):
                 tokens[name] = str(store.issue(subject, now, now + TOKEN_LIFETIME))
-    return Prepared(region, tokens, issuer.root_hash)
+        return Prepared(region, tokens, store.root_hash())
+
+
+def renew_issuer(
+    state: Path, topology: Topology, region: str, now: datetime, *, early: bool = False
+) -> bool:
+    """Replaces a region's issuing certificate past half of its life, or `early`; says whether.
+
+    The region may run: its authority signs by the new one from then on, and what the former one
+    signed stays good. The root stays as it is. Raises `AuthorityDamaged`, and
+    `IssuerExpired` if the root has ended.
+    """
+    with keep.locked(state):
+        root = keep.load(keep.root_file(state))
+        if root is None:
+            return False
+        path = keep.data_folder(state, region) / keep.ISSUING
+        issuer = keep.load(path)
+        if issuer is None or (not early and _lasts(issuer, root, now)):
+            return False
+        keep.save(path, authority.make_region_issuer(root, topology.trust_domain, region, now))
+        return True
 
 
 def device_token(
@@ -129,9 +151,21 @@ def _write_identity(issuer: Issuer, subject: Identity, now: datetime, into: Path
     key = keys.make_key()
     leaf = authority.sign(issuer, keys.signing_request(key), subject, now)
     Credentials(
-        subject.uri, leaf.chain_pem, keys.key_pem(key), leaf.trust_pem, leaf.not_after
+        subject.uri,
+        leaf.chain_pem,
+        keys.key_pem(key),
+        leaf.trust_pem,
+        leaf.not_after,
+        leaf.former_pem,
     ).write(into)
 
 
 def _store(state: Path, region: str, issuer: Issuer) -> TokenStore:
-    return TokenStore(keep.data_folder(state, region) / keep.TOKENS, region, issuer.root_hash)
+    def shown() -> str:
+        # Below the root before, until it renews after a replacement.
+        try:
+            return folder.read(state / region / AUTHORITY / "identity").root_hash
+        except IdentityFolderError:
+            return issuer.root_hash
+
+    return TokenStore(keep.data_folder(state, region) / keep.TOKENS, region, shown)

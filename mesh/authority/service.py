@@ -35,11 +35,18 @@ class Signer:
     """Signs leaves in one region, and names who may be reached where."""
 
     def __init__(
-        self, issuer: Issuer, topology: Topology, region: str, now: Callable[[], datetime]
+        self,
+        issuer: Callable[[], Issuer],
+        topology: Topology,
+        region: str,
+        now: Callable[[], datetime],
+        revoked: Callable[[str], bool],
     ) -> None:
+        """`issuer` is who signs now; `revoked` says of a SPIFFE ID that it gets nothing more."""
         self._issuer = issuer
         self._topology = topology
         self._region = region
+        self._revoked = revoked
         self.now = now
 
     def check(self, signing_request: bytes) -> bytes:
@@ -54,11 +61,16 @@ class Signer:
     ) -> pb.Certificate:
         """A certificate for `subject`, who enrolled at `enrolled_ms` (None: it is not said).
 
-        Raises `InvalidArgument` or `FailedPrecondition`.
+        Raises `InvalidArgument`, `FailedPrecondition`, or `PermissionDenied` if it was revoked.
         """
+        if self._revoked(subject.uri):
+            _log.warning("asked to sign for one that was revoked", subject=subject.uri)
+            raise PermissionDenied(
+                f"{subject.uri} was revoked: mesh.yaml has it under `revoked`", reason="REVOKED"
+            )
         try:
             leaf = authority.sign(
-                self._issuer,
+                self._issuer(),
                 signing_request,
                 subject,
                 self.now(),
@@ -118,6 +130,12 @@ class AuthorityService(rpc.AuthorityServiceServicer):
     async def Renew(self, request: pb.RenewRequest, context: _Context) -> pb.RenewResponse:
         """A fresh certificate for the caller's own identity."""
         principal = caller()
+        if principal.by_token:
+            # A certificate can be renewed for ever: it would make a token's end meaningless.
+            raise PermissionDenied(
+                f"{principal} came by a token: only who holds a certificate renews it",
+                reason="NO_CERTIFICATE",
+            )
         try:
             subject = spiffe.parse(principal.spiffe_id)
         except IdentityError as error:
@@ -153,6 +171,7 @@ def _certificate(leaf: Leaf) -> pb.Certificate:
         chain_pem=leaf.chain_pem.decode(),
         trust_pem=leaf.trust_pem.decode(),
         spiffe_id=leaf.identity.uri,
+        former_pem=leaf.former_pem.decode(),
     )
     certificate.not_after.FromDatetime(leaf.not_after)
     return certificate

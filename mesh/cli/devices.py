@@ -73,8 +73,17 @@ def token(
     It is valid in the region whose authority issued it: that of `--region`, or the first one.
     """
     from mesh.cli import output
+    from mesh.cli.exits import CommandError, Exit
     from mesh.cli.session import run
+    from mesh.identity.enrolment import AUTHORITY
+    from mesh.topology import load
 
+    if AUTHORITY not in load(mesh).workloads:
+        raise CommandError(
+            f"{mesh} has no authority: have the issuer of this mesh make the device's identity, "
+            "and put it in place with `isthmus identity install`",
+            Exit.CONFLICT,
+        )
     reply = run(_token(mesh, region, device_id, hours))
     if as_json:
         return output.print_json(reply)

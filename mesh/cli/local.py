@@ -16,7 +16,9 @@ region_app = typer.Typer(help="Whole regions.", no_args_is_help=True)
 device_app = typer.Typer(help="Devices that `isthmus up` runs.", no_args_is_help=True)
 workload_app = typer.Typer(help="Processes of workloads.", no_args_is_help=True)
 wan_app = typer.Typer(help="The links between regions.", no_args_is_help=True)
+root_app = typer.Typer(help="The root of all certificates.", no_args_is_help=True)
 app.add_typer(region_app, name="region")
+app.add_typer(root_app, name="root")
 app.add_typer(device_app, name="device")
 app.add_typer(workload_app, name="workload")
 app.add_typer(wan_app, name="wan")
@@ -54,6 +56,51 @@ def workload_kill(
     """kill -9 to one workload's process; it is started again."""
     said = f"{workload} in {region} is killed and starts again"
     _do(mesh, as_json, said, "workload-kill", region=region, workload=workload)
+
+
+@workload_app.command("restart")
+def workload_restart(
+    region: RegionName,
+    workload: Annotated[str, typer.Argument(metavar="WORKLOAD")],
+    sidecar: Annotated[bool, typer.Option("--sidecar", help="Its sidecar too, first.")] = False,
+    mesh: MeshPath = MESH,
+    as_json: AsJson = False,
+) -> None:
+    """Starts a workload's process again without a lost call; returns once it is healthy."""
+    said = f"{workload} in {region} is started again"
+    _do(
+        mesh,
+        as_json,
+        said,
+        "workload-restart",
+        region=region,
+        workload=workload,
+        sidecar=sidecar,
+    )
+
+
+@workload_app.command("stop")
+def workload_stop(
+    region: RegionName,
+    workload: Annotated[str, typer.Argument(metavar="WORKLOAD")],
+    mesh: MeshPath = MESH,
+    as_json: AsJson = False,
+) -> None:
+    """Ends a workload in one region, once calls that may go elsewhere do; it stays down."""
+    said = f"{workload} in {region} is stopped"
+    _do(mesh, as_json, said, "workload-stop", region=region, workload=workload)
+
+
+@workload_app.command("start")
+def workload_start(
+    region: RegionName,
+    workload: Annotated[str, typer.Argument(metavar="WORKLOAD")],
+    mesh: MeshPath = MESH,
+    as_json: AsJson = False,
+) -> None:
+    """Starts a stopped workload; returns once it is healthy. A conflict if it runs."""
+    said = f"{workload} in {region} is up"
+    _do(mesh, as_json, said, "workload-start", region=region, workload=workload)
 
 
 @device_app.command("kill")
@@ -127,6 +174,52 @@ def wan_show(mesh: MeshPath = MESH, as_json: AsJson = False) -> None:
         ((name, str(link["connections"]), _fault(link)) for name, link in links.items()),
         "A single region has no links.",
     )
+
+
+@root_app.command("replace")
+def root_replace(mesh: MeshPath = MESH, as_json: AsJson = False) -> None:
+    """Begins to replace the root while everything runs; `isthmus up` takes the other two steps.
+
+    Each lasts a bit more than an hour, which is a leaf's life: then everybody has renewed.
+    """
+    from datetime import UTC, datetime
+
+    from mesh.authority import roots
+    from mesh.local.layout import Layout
+    from mesh.topology import load
+
+    layout = Layout.of(load(mesh))
+    roots.begin(layout.state, layout.topology, datetime.now(UTC))
+    _print_root(layout.state, as_json)
+
+
+@root_app.command("show")
+def root_show(mesh: MeshPath = MESH, as_json: AsJson = False) -> None:
+    """Shows where the replacement of the root stands."""
+    from mesh.local.layout import Layout
+    from mesh.topology import load
+
+    _print_root(Layout.of(load(mesh)).state, as_json)
+
+
+def _print_root(state: Path, as_json: bool) -> None:
+    from mesh.authority import keep, roots
+    from mesh.cli import output
+    from mesh.cli.exits import CommandError, Exit
+
+    root = keep.load(keep.root_file(state))
+    if root is None:
+        raise CommandError(f"there is no root in {state}: `isthmus up` makes one", Exit.NOT_FOUND)
+    step, since = roots.step(state)
+    after = "" if since is None else f"{since + roots.SETTLED:%FT%TZ}"
+    ends = f"{root.certificate.not_valid_after_utc:%FT%TZ}"
+    if as_json:
+        found = {"sha256": root.root_hash, "not_after": ends, "step": step.value}
+        output.print_json(found | {"next_step_after": after})
+    else:
+        print(f"root {root.root_hash}, until {ends}")
+        if step is not roots.Step.NONE:
+            print(f"{step.value}; while `isthmus up` runs the next step follows after {after}")
 
 
 def _fault(link: dict[str, Any]) -> str:

@@ -15,6 +15,7 @@ from mesh.cli import (
     demo,
     devices,
     down,
+    identity,
     local,
     members,
     mesh,
@@ -49,6 +50,7 @@ app.command("demo")(demo.demo)
 app.command("overview")(overview.overview)
 app.add_typer(channels.app, name="channels")
 app.add_typer(devices.app, name="devices")
+app.add_typer(identity.app, name="identity")
 app.add_typer(local.app, name="local")
 app.add_typer(members.app, name="members")
 app.add_typer(mesh.app, name="mesh")

@@ -110,7 +110,11 @@ def join(
 def home(
     to: Annotated[str, typer.Option(help="The region that decides from now on.")],
     force: Annotated[
-        bool, typer.Option("--force", help="The present home is gone: what it decides is fenced.")
+        bool,
+        typer.Option(
+            "--force",
+            help="Taken, not given: what the present home decides, or may have lost, is fenced.",
+        ),
     ] = False,
     mesh: MeshPath = MESH,
     group: OfGroup = None,

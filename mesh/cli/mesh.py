@@ -7,13 +7,23 @@ from typing import Annotated
 
 import typer
 
+from mesh.cli.mesh_deploy import apply, history, rollback
+from mesh.cli.mesh_drift import drift
 from mesh.cli.mesh_plan import plan
+from mesh.cli.mesh_status import status
+from mesh.cli.mesh_tap import tap
 from mesh.cli.mesh_why import why
 from mesh.cli.options import MESH, AsJson, MeshPath
 
 app = typer.Typer(help="The sidecars' configuration.", no_args_is_help=True)
 app.command("plan")(plan)
+app.command("apply")(apply)
+app.command("rollback")(rollback)
+app.command("history")(history)
+app.command("status")(status)
 app.command("why")(why)
+app.command("drift")(drift)
+app.command("tap")(tap)
 
 
 @app.callback()

@@ -68,13 +68,22 @@ def plan(
 
 def _read(image: Path) -> Any:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
+
+    from mesh.contracts.read import read
+
+    return read(FileDescriptorSet.FromString(read_image(image)))
+
+
+def read_image(image: Path) -> bytes:
+    """The bytes of a descriptor set. Raises `CommandError` if it is none."""
+    from google.protobuf.descriptor_pb2 import FileDescriptorSet
     from google.protobuf.message import DecodeError
 
     from mesh.cli.exits import CommandError, Exit
-    from mesh.contracts.read import read
 
     try:
-        return read(FileDescriptorSet.FromString(image.read_bytes()))
+        data = image.read_bytes()
+        FileDescriptorSet.FromString(data)
     except OSError as error:
         raise CommandError(f"{image} cannot be read: {error.strerror}", Exit.USAGE) from None
     except DecodeError:
@@ -83,6 +92,7 @@ def _read(image: Path) -> Any:
             "REVISION:gen/python/isthmus/contracts.binpb` printed, or what buf build wrote",
             Exit.USAGE,
         ) from None
+    return data
 
 
 def _validate(new: Deployable, made: Plan) -> None:
@@ -110,6 +120,8 @@ def _print(made: Plan) -> None:
         print(f"  {planned.change.what} ({planned.change.location})")
     if made.by_topology:
         print(f"topology: {len(made.by_topology)} of {made.of} sidecars change")
+    for said in made.traffic:
+        print(f"  {said}")
     if not made.sidecars:
         print("No sidecar changes.")
         return
@@ -131,6 +143,7 @@ def _as_json(made: Plan) -> dict[str, Any]:
             for planned in made.changes
         ],
         "by_topology": list(map(str, made.by_topology)),
+        "traffic": list(made.traffic),
         "sidecars": list(map(str, made.sidecars)),
         "of": made.of,
     }

@@ -21,7 +21,10 @@ def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) 
     With `--region` only that one. Exits with 1 if anything is unhealthy, or if regions that
     applied the same changes hold different data.
     """
+    from datetime import UTC, datetime
+
     from mesh.cli import output
+    from mesh.cli.certificates import warnings_of
     from mesh.cli.exits import CommandError, Exit
     from mesh.cli.session import NOT_UP, run, session
     from mesh.cli.standing import agreements, ask
@@ -36,6 +39,7 @@ def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) 
                 raise CommandError(NOT_UP, Exit.UNREACHABLE)
             return standings
 
+    now = datetime.now(UTC)
     standings = run(look())
     found = agreements(standings)
     healthy = all(standing.healthy for standing in standings)
@@ -52,6 +56,7 @@ def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) 
                         "healthy": each.healthy,
                         "problem": each.problem,
                         "status": each.status,
+                        "certificate_warnings": warnings_of(each, now),
                     }
                     for each in standings
                 ],
@@ -66,7 +71,10 @@ def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) 
 
 
 def _show(standings: list[Standing], found: list[Agreement]) -> None:
+    from datetime import UTC, datetime
+
     from mesh.cli import output
+    from mesh.cli.certificates import overdue
     from mesh.cli.memberships import remarks
 
     output.print_table(
@@ -89,6 +97,8 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
     for standing in standings:
         for line in _parked(standing):
             print(line)
+    for line in overdue(standings, datetime.now(UTC)):
+        print(line)
     for agreement in found:
         print(_sentence(agreement))
     for line in remarks(s.status.group.members for s in standings if s.status is not None):

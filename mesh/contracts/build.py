@@ -10,6 +10,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, duration_pb2
 from isthmus.options.v1 import options_pb2
 
+from mesh.contracts.bindings import HTTP, bindings
 from mesh.contracts.model import (
     Callers,
     Consistency,
@@ -129,6 +130,7 @@ def _method(schema: Schema, node: MethodNode) -> Method:
         entity=named[0].name if named else "",
         key=named[0].entity.key if named and named[0].entity else "",
         lines=tuple(_lines(node)),
+        http=bindings(node),
     )
 
 
@@ -137,6 +139,8 @@ def _lines(node: MethodNode) -> Iterator[tuple[str, int]]:
         yield field.name, node.source.at(METHOD, field.number).line
     if node.proto.options.HasField("idempotency_level"):
         yield "idempotency_level", node.source.at(_IDEMPOTENCY_LEVEL).line
+    if bindings(node):
+        yield "google.api.http", node.source.at(HTTP).line
 
 
 def _rate_limit(contract: options_pb2.MethodContract) -> RateLimit | None:
@@ -232,6 +236,7 @@ def _method_terms(method: Method) -> Mapping[str, Any]:
         "rate_limit": (
             [method.rate_limit.per_second, method.rate_limit.burst] if method.rate_limit else None
         ),
+        "http": [[binding.verb, binding.path, binding.body] for binding in method.http],
     }
 
 

@@ -126,7 +126,12 @@ def _terms(old: Method, new: Method) -> Iterator[tuple[str, str, str]]:
         "durability",
     ):
         yield option, _said(getattr(old, option)), _said(getattr(new, option))
+    yield "google.api.http", _bindings(old), _bindings(new)
     yield "idempotency_level", _said(old.idempotency), _said(new.idempotency)
+
+
+def _bindings(method: Method) -> str:
+    return ", ".join(f"{each.verb} {each.path}" for each in method.http) or "none"
 
 
 def _said(value: object) -> str:

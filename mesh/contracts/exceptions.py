@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from mesh.contracts.model import Callers, Role
+from mesh.contracts.model import EVERY_WORKLOAD, Callers, Role
 
 
 @dataclass(frozen=True)
 class CallException:
-    """Methods of a standard service that every workload serves, and who may call them."""
+    """Methods of a standard service, and who may call them.
+
+    `workload` serves it, or every workload; then `isthmus` and edges may ask any of them.
+    """
 
     service: str
     methods: tuple[str, ...]
     callers: Callers
     reason: str
+    workload: str = EVERY_WORKLOAD
 
     @property
     def paths(self) -> tuple[str, ...]:
@@ -37,6 +41,9 @@ class PageException:
     callers: Callers
     reason: str
 
+
+CONTROL = "control"
+"""The workload that is a region's control plane."""
 
 _OPERATORS = Callers(roles=frozenset({Role.OPERATOR}))
 
@@ -59,6 +66,13 @@ CALLS: tuple[CallException, ...] = (
         _OPERATORS,
         "operators explore services with older standard tools",
     ),
+    CallException(
+        "envoy.service.discovery.v3.AggregatedDiscoveryService",
+        ("DeltaAggregatedResources", "StreamAggregatedResources"),
+        Callers(any_workload=True),
+        "sidecars discover their own configuration, and nobody else's",
+        CONTROL,
+    ),
 )
 
 METRICS = PageException(
@@ -67,5 +81,14 @@ METRICS = PageException(
     "Prometheus reads HTTP/1 pages, not gRPC",
 )
 
-CALLERS_BY_PATH: dict[str, Callers] = {path: item.callers for item in CALLS for path in item.paths}
-"""Who may call each excepted path."""
+CALLERS_BY_PATH: dict[str, Callers] = {
+    path: item.callers for item in CALLS if item.workload == EVERY_WORKLOAD for path in item.paths
+}
+"""Who may call each excepted path that every workload serves."""
+
+
+def served_by(workload: str) -> dict[str, Callers]:
+    """Who may call each excepted path that this workload serves."""
+    return CALLERS_BY_PATH | {
+        path: item.callers for item in CALLS if item.workload == workload for path in item.paths
+    }

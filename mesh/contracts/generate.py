@@ -1,8 +1,9 @@
 """Generates `gen/python/isthmus` from `proto/`: messages, gRPC stubs, their types, and the image.
 
-Needs no schema registry: `buf/validate/validate.proto` comes out of the protovalidate wheel. Its
-rules stay on the fields as unknown extensions, which is how the validator finds them, so the
-generated code needs no `buf` package at run time.
+Needs no schema registry: `buf/validate/validate.proto` comes out of the protovalidate wheel, and
+`google/api/annotations.proto` out of that of googleapis-common-protos. What they define stays on
+fields and methods as unknown extensions, which is how their readers find it, so the generated code
+needs no `buf` and no `google.api` package, in any language.
 
 Run as ``python -m mesh.contracts.generate [--check]``; with ``--check`` nothing is written and a
 difference is an error (exit code 1).
@@ -19,6 +20,7 @@ import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from google.api import annotations_pb2, http_pb2
 from google.protobuf import (
     any_pb2,
     descriptor_pb2,
@@ -40,6 +42,8 @@ BUF_IMAGE = ROOT / "build" / "contracts.buf.binpb"
 # buf's image extension on FileDescriptorProto: field 8042, a message whose field 1 is `is_import`.
 _BUF_IS_IMPORT = bytes([0xD2, 0xF6, 0x03, 0x02, 0x08, 0x01])
 
+_FOREIGN = ("buf/", "google/api/")
+
 _WELL_KNOWN = (
     any_pb2,
     descriptor_pb2,
@@ -49,6 +53,8 @@ _WELL_KNOWN = (
     struct_pb2,
     timestamp_pb2,
     wrappers_pb2,
+    http_pb2,
+    annotations_pb2,
 )
 
 
@@ -62,7 +68,7 @@ def main(argv: list[str] | None = None) -> int:
         try:
             full = _compile(Path(scratch))
             _write_buf_image(full)
-            _generate(_without_validation(full), fresh)
+            _generate(_without_foreign(full), fresh)
         except subprocess.CalledProcessError as error:
             print(error.stderr, file=sys.stderr, end="")
             return 1
@@ -86,7 +92,8 @@ def compile_protos(
 ) -> descriptor_pb2.FileDescriptorSet:
     """Compiles proto files below `root` with their imports and source positions.
 
-    `isthmus/options/v1` and `buf/validate` can be imported whatever `root` is.
+    `isthmus/options/v1`, `buf/validate` and `google/api/annotations.proto` can be imported whatever
+    `root` is.
     Raises `subprocess.CalledProcessError` with protoc's message in `stderr`.
     """
     foreign = scratch / "foreign.binpb"
@@ -116,17 +123,17 @@ def _foreign_files() -> descriptor_pb2.FileDescriptorSet:
     return result
 
 
-def _without_validation(
+def _without_foreign(
     full: descriptor_pb2.FileDescriptorSet,
 ) -> descriptor_pb2.FileDescriptorSet:
-    """The set without `buf/`: its options remain as unknown extensions."""
+    """The set without foreign files: their options remain as unknown extensions."""
     stripped = descriptor_pb2.FileDescriptorSet()
     for file in full.file:
-        if file.name.startswith("buf/"):
+        if file.name.startswith(_FOREIGN):
             continue
         kept = stripped.file.add()
         kept.CopyFrom(file)
-        names = [name for name in kept.dependency if not name.startswith("buf/")]
+        names = [name for name in kept.dependency if not name.startswith(_FOREIGN)]
         del kept.dependency[:]
         kept.dependency.extend(names)
     return stripped

@@ -118,6 +118,19 @@ class RateLimit:
 
 
 @dataclass(frozen=True)
+class Binding:
+    """How a method is called as JSON over plain HTTP (`google.api.http`).
+
+    `path` is a template such as ``/v1/channels/{channel_id}``. `body` is the field of the request
+    that the body holds; ``*`` for all that the path does not set, empty for none.
+    """
+
+    verb: str
+    path: str
+    body: str = ""
+
+
+@dataclass(frozen=True)
 class Method:
     """One method; durations in seconds.
 
@@ -143,6 +156,7 @@ class Method:
     location: Location
     entity: str = ""
     key: str = ""
+    http: tuple[Binding, ...] = ()
     lines: tuple[tuple[str, int], ...] = field(default=(), compare=False, repr=False)
 
     def at(self, option: str) -> Location:
@@ -216,12 +230,16 @@ class Entity:
 
 @dataclass(frozen=True)
 class Contract:
-    """All services and entities of one descriptor set; `digest` is SHA-256 over what they say."""
+    """All services and entities of one descriptor set; `digest` is SHA-256 over what they say.
+
+    `transcoding` is a serialized `FileDescriptorSet` of what is called as JSON; empty for nothing.
+    """
 
     services: Mapping[str, Service]
     entities: Mapping[str, Entity]
     digest: bytes = b""
     group_digests: Mapping[str, bytes] = field(default_factory=dict)
+    transcoding: bytes = b""
 
     def methods(self) -> Iterator[Method]:
         """Every method, by service and in the order of the proto."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from functools import cache
 from importlib import resources
 
@@ -13,6 +14,7 @@ from mesh.contracts.findings import ContractError
 from mesh.contracts.lint import lint
 from mesh.contracts.model import Contract
 from mesh.contracts.schema import Schema
+from mesh.contracts.transcoding import transcoding
 
 
 @cache
@@ -27,8 +29,12 @@ def load() -> Contract:
 @cache
 def descriptors() -> descriptor_pb2.FileDescriptorSet:
     """The project's own image: all of `proto/`, with source positions."""
-    image = resources.files("isthmus").joinpath("contracts.binpb").read_bytes()
-    return descriptor_pb2.FileDescriptorSet.FromString(image)
+    return descriptor_pb2.FileDescriptorSet.FromString(image())
+
+
+def image() -> bytes:
+    """The bytes of the project's own image."""
+    return resources.files("isthmus").joinpath("contracts.binpb").read_bytes()
 
 
 def read(
@@ -47,4 +53,5 @@ def read(
     findings = lint(schema, regions=regions, workloads=workloads)
     if findings:
         raise ContractError(findings)
-    return build(schema)
+    contract = build(schema)
+    return replace(contract, transcoding=transcoding(descriptors, contract))

@@ -19,13 +19,21 @@ def strip(message: Message, path: str = "") -> list[str]:
         name = f"{path}{field.name}"
         options = field.GetOptions()
         stays = options.Extensions[options_pb2.field].scope == options_pb2.SCOPE_HOME_REGION
-        if options.debug_redact or stays:
+        if options.debug_redact or stays or _is_sealed(field):
             message.ClearField(field.name)
             marked.append(name)
         elif field.type == FieldDescriptor.TYPE_MESSAGE:
             for child in _messages(field, value):
                 marked += strip(child, f"{name}.")
     return marked
+
+
+def _is_sealed(field: FieldDescriptor) -> bool:
+    """Whether it holds a message of any type: what is marked in that, nobody sees from here."""
+    kind = field.message_type
+    if kind is not None and kind.GetOptions().map_entry:
+        kind = kind.fields_by_name["value"].message_type
+    return kind is not None and kind.full_name == "google.protobuf.Any"
 
 
 def _messages(field: FieldDescriptor, value: Any) -> list[Message]:

@@ -115,5 +115,13 @@ ROWS: Mapping[str, Row] = {
     "Scope.SCOPE_HOME_REGION": _enforced(_RESIDENT),
 }
 
+STANDARD: Mapping[str, str] = {
+    "idempotency_level": "retries",
+    "debug_redact": "logs",
+    "buf.validate": "every request message, before the service sees it",
+    "google.api.http": "JSON over plain HTTP, at the edges",
+}
+"""The options of others that are enforced, and where."""
+
 INSTEAD: Mapping[str, str] = {}
 """For each option or value that is not supported yet: what to write today."""

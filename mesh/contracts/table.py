@@ -15,7 +15,7 @@ from google.protobuf import descriptor_pb2
 
 from mesh.contracts.read import descriptors
 from mesh.contracts.rules import RULES
-from mesh.contracts.support import INSTEAD, ROWS
+from mesh.contracts.support import INSTEAD, ROWS, STANDARD
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "contract-options.md"
 _OPTIONS_FILE = "isthmus/options/v1/options.proto"
@@ -29,8 +29,13 @@ The options are defined in `proto/isthmus/options/v1/options.proto`. Each option
 enforced, or a contract that uses it is refused: none is accepted and ignored. An option that this
 Isthmus does not know, because a newer one defined it, is refused too.
 
-Standard options are enforced as well: `idempotency_level` (retries), `debug_redact` (logs) and
-`buf.validate` (every request message, before the service sees it).
+Each is proven by a test with real processes, marked `proves("NAME")`, or `refuses`; an option
+without one fails the build.
+
+## Standard options
+
+| Name | Status | Where |
+|---|---|---|
 """
 
 _RULES_HEAD = """
@@ -61,6 +66,7 @@ def main(argv: list[str] | None = None) -> int:
 def render() -> str:
     """The page as Markdown."""
     parts = [_HEAD]
+    parts.extend(f"| `{name}` | enforced | {where} |\n" for name, where in STANDARD.items())
     for owner, names in declared():
         parts.append(f"\n## {owner}\n\n| Name | Status | Where, or what to write instead |\n")
         parts.append("|---|---|---|\n")

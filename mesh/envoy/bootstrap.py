@@ -19,21 +19,25 @@ from envoy_data_plane.envoy.config.overload import v3 as overload
 from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections import (
     v3 as monitors,
 )
+from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap import v3 as fixed_heap
 
 from mesh.contracts.model import Contract
-from mesh.envoy import clusters, tls
+from mesh.envoy import clusters
 from mesh.envoy.discovery import FOR_EVER, from_ads, relative
 from mesh.envoy.errors import EnvoyConfigError
 from mesh.envoy.parts import as_they_are, folder, parts
 from mesh.envoy.text import Packed, text
 from mesh.identity.spiffe import WorkloadId
-from mesh.place import Place
+from mesh.place import EDGE, Place
 from mesh.topology import Address, Topology
 
 BOOTSTRAP = "bootstrap.json"
 MOST_CONNECTIONS = 8192
 """How many connections an Envoy takes from outside: who holds a certificate cannot use it up."""
 
+EDGE_HEAP = 1024 * 1024 * 1024
+"""How many bytes an edge may hold. At rest it has some 20 MB; this is for its clients' buffers."""
+_HEAP = "envoy.resource_monitors.fixed_heap"
 _LONGEST_SOCKET_PATH = 107
 _FIRST_RECONNECT = timedelta(milliseconds=200)
 _LAST_RECONNECT = timedelta(seconds=5)
@@ -41,24 +45,19 @@ _LAST_RECONNECT = timedelta(seconds=5)
 
 @dataclass(frozen=True)
 class Configuration:
-    """One Envoy's files: `bootstrap.json`, and the SDS files it names, by file name.
+    """What one Envoy starts from: the text of `bootstrap.json`.
 
-    They belong in `folder(place)`: the bootstrap names the others by absolute path.
+    It belongs in `folder(place)`, beside what `write_credentials` writes there.
     """
 
-    files: dict[str, str]
-
-    @property
-    def bootstrap(self) -> str:
-        """The text of the bootstrap."""
-        return self.files[BOOTSTRAP]
+    bootstrap: str
 
     def write(self, into: Path) -> Path:
-        """Writes all files and returns the bootstrap's path."""
+        """Writes the bootstrap and returns its path."""
         into.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name, content in self.files.items():
-            (into / name).write_text(content)
-        return into / BOOTSTRAP
+        path = into / BOOTSTRAP
+        path.write_text(self.bootstrap)
+        return path
 
 
 def compile_for(contract: Contract, topology: Topology, place: Place) -> Configuration:
@@ -73,7 +72,7 @@ def compile_for(contract: Contract, topology: Topology, place: Place) -> Configu
         listeners=[each for each in found if isinstance(each, listener.Listener)],
         clusters=[each for each in found if isinstance(each, cluster.Cluster)],
     )
-    return Configuration({BOOTSTRAP: text(resource), **tls.secrets(place.identity)})
+    return Configuration(text(resource))
 
 
 @dataclass(frozen=True)
@@ -129,7 +128,7 @@ def compile_discovering(place: Place, control: ControlPlane) -> Configuration:
         cds_config=from_ads(FOR_EVER),
         lds_config=from_ads(FOR_EVER),
     )
-    return Configuration({BOOTSTRAP: text(resource), **tls.secrets(own.identity)})
+    return Configuration(text(resource))
 
 
 def _check_sockets(place: Place) -> None:
@@ -157,20 +156,62 @@ def _bootstrap(place: Place) -> bootstrap.Bootstrap:
             address=core.Address(pipe=core.Pipe(path=str(place.admin_socket), mode=0o600)),
             ignore_global_conn_limit=True,
         ),
-        overload_manager=_few_connections(),
+        # What is set by the admin interface, such as `mesh.envoy.hold.KEY`, holds until it ends.
+        layered_runtime=bootstrap.LayeredRuntime(
+            layers=[
+                bootstrap.RuntimeLayer(name="admin", admin_layer=bootstrap.RuntimeLayerAdminLayer())
+            ]
+        ),
+        overload_manager=_bounded(place),
     )
 
 
-def _few_connections() -> overload.OverloadManager:
-    """One limit for all listeners but the own host's and those that have one of their own."""
+def _bounded(place: Place) -> overload.OverloadManager:
+    """One limit for all listeners but the own host's and those that have one of their own.
+
+    An edge has a limit of memory as well: near to it, those that hold most of it are cut, and at
+    last nothing new is taken, instead of everything ending with the process.
+    """
     config = monitors.DownstreamConnectionsConfig(
         max_active_downstream_connections=MOST_CONNECTIONS
     )
-    return overload.OverloadManager(
+    manager = overload.OverloadManager(
         resource_monitors=[
             overload.ResourceMonitor(
                 name="envoy.resource_monitors.global_downstream_max_connections",
                 typed_config=Packed(config),
             )
         ]
+    )
+    if place.workload == EDGE:
+        heap = fixed_heap.FixedHeapConfig(max_heap_size_bytes=EDGE_HEAP)
+        manager.refresh_interval = timedelta(milliseconds=250)
+        manager.resource_monitors.append(
+            overload.ResourceMonitor(name=_HEAP, typed_config=Packed(heap))
+        )
+        manager.actions = [
+            _above("envoy.overload_actions.shrink_heap", 0.85),
+            overload.OverloadAction(
+                name="envoy.overload_actions.reset_high_memory_stream",
+                triggers=[
+                    overload.Trigger(
+                        name=_HEAP,
+                        scaled=overload.ScaledTrigger(
+                            scaling_threshold=0.9, saturation_threshold=0.98
+                        ),
+                    )
+                ],
+            ),
+            _above("envoy.overload_actions.stop_accepting_requests", 0.95),
+        ]
+        manager.buffer_factory_config = overload.BufferFactoryConfig(
+            minimum_account_to_track_power_of_two=20
+        )
+    return manager
+
+
+def _above(action: str, part: float) -> overload.OverloadAction:
+    return overload.OverloadAction(
+        name=action,
+        triggers=[overload.Trigger(name=_HEAP, threshold=overload.ThresholdTrigger(value=part))],
     )

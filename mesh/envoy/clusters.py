@@ -10,16 +10,16 @@ from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.extensions.upstreams.http import v3 as upstream
-from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.google.protobuf import Struct, Value
 
 from mesh.contracts.model import Locality
-from mesh.envoy import tls
+from mesh.envoy import resilience, tls
 from mesh.envoy.target import Target
 from mesh.envoy.text import Packed
 from mesh.identity.spiffe import WorkloadId
 from mesh.place import Place
 from mesh.topology import Address, Topology
+from mesh.traffic import Bounds
 
 APP = "app"
 METRICS = "metrics"
@@ -35,12 +35,13 @@ KEEPALIVE_TIMEOUT = timedelta(seconds=2)
 _CONNECT_TIMEOUT = timedelta(seconds=2)
 _CHECK_INTERVAL = timedelta(seconds=2)
 _CHECK_TIMEOUT = timedelta(seconds=1)
-_MOST_REQUESTS = 65536
+# All who wait for the application while it is started again may try again.
+_APP = Bounds(retry_percent=100.0)
 
 
 def app(place: Place) -> cluster.Cluster:
     """The workload's own service, over its Unix socket."""
-    return _cluster(APP, [_local([_endpoint(_pipe(place.app_socket))])], _http2())
+    return _cluster(APP, [_local([_endpoint(_pipe(place.app_socket))])], _http2(), _APP)
 
 
 def metrics(place: Place) -> cluster.Cluster:
@@ -71,7 +72,7 @@ def control_plane(
     where = _pipe(address) if isinstance(address, Path) else socket_address(address)
     found = _cluster(CONTROL_PLANE, [_local([_endpoint(where)])], _http2(keepalive=True))
     if identity is not None:
-        found.transport_socket = tls.upstream(sds, place.identity, identity)
+        found.transport_socket = tls.upstream(sds, identity)
     return found
 
 
@@ -91,13 +92,15 @@ def _single(
 ) -> cluster.Cluster:
     """One region and no other: an ejection or a failed check could only turn calls away."""
     peer = WorkloadId(topology.trust_domain, region, to.workload)
-    address = topology.route(place.region, region, to.workload)
+    address = _version(to, topology, place) or topology.route(place.region, region, to.workload)
+    here = [_endpoint(socket_address(address))] if peer.uri not in topology.revoked else []
     found = _cluster(
         to.cluster,
-        [_locality(region, 0, [_endpoint(socket_address(address))])],
+        [_locality(region, 0, here)],
         _http2(keepalive=True),
+        topology.traffic.bounds_of(to.workload),
     )
-    found.transport_socket = tls.upstream(sds, place.identity, peer)
+    found.transport_socket = tls.upstream(sds, peer)
     return found
 
 
@@ -107,38 +110,48 @@ def _nearest(to: Target, topology: Topology, place: Place, sds: Path) -> cluster
     Outlier detection, health checks and retries together lost no call when a region was killed
     under load; each alone did.
     """
-    regions = topology.failover_order(place.region)
+    regions = [
+        region
+        for region in topology.failover_order(place.region)
+        if WorkloadId(topology.trust_domain, region, to.workload).uri not in topology.revoked
+    ]
+    # It goes by the same name as the workload there.
+    version = _version(to, topology, place) if place.region in regions else None
+    first = 0 if version is None else 1
     localities: list[endpoint.LocalityLbEndpoints] = []
     matches: list[cluster.ClusterTransportSocketMatch] = []
-    for priority, region in enumerate(regions):
+    for priority, region in enumerate(regions, first):
         peer = WorkloadId(topology.trust_domain, region, to.workload)
-        found = _endpoint(socket_address(topology.route(place.region, region, to.workload)))
-        found.metadata = core.Metadata(filter_metadata={_SOCKET_MATCH: _struct(region)})
+        found = _named(region, topology.route(place.region, region, to.workload))
         localities.append(_locality(region, priority, [found]))
         matches.append(
             cluster.ClusterTransportSocketMatch(
                 name=region,
                 match=_struct(region),
-                transport_socket=tls.upstream(sds, place.identity, peer),
+                transport_socket=tls.upstream(sds, peer),
             )
         )
-    built = _cluster(to.cluster, localities, _http2(keepalive=True))
+    if version is not None:
+        # If it fails, the workload itself is there.
+        localities.insert(0, _locality(place.region, 0, [_named(place.region, version)]))
+    bounds = topology.traffic.bounds_of(to.workload)
+    built = _cluster(to.cluster, localities, _http2(keepalive=True), bounds)
     built.transport_socket_matches = matches
-    built.outlier_detection = _outlier_detection()
+    built.outlier_detection = resilience.outlier_detection(bounds)
     built.health_checks = [_health_check(to.workload)]
     return built
 
 
-def _outlier_detection() -> cluster.OutlierDetection:
-    # Counts UNAVAILABLE and failed connections alike. A region may be ejected as a whole: with
-    # every region ejected Envoy panics, and tries them all the same.
-    return cluster.OutlierDetection(
-        consecutive_5xx=3,
-        interval=timedelta(seconds=1),
-        base_ejection_time=timedelta(seconds=3),
-        max_ejection_time=timedelta(seconds=30),
-        max_ejection_percent=100,
-    )
+def _version(to: Target, topology: Topology, place: Place) -> Address | None:
+    """Where another version listens, in the region of `place`."""
+    found = topology.traffic.version(to.workload, place.region, to.version)
+    return None if found is None else Address(found.host, found.port)
+
+
+def _named(region: str, address: Address) -> endpoint.LbEndpoint:
+    found = _endpoint(socket_address(address))
+    found.metadata = core.Metadata(filter_metadata={_SOCKET_MATCH: _struct(region)})
+    return found
 
 
 def _health_check(workload: str) -> core.HealthCheck:
@@ -160,6 +173,7 @@ def _cluster(
     name: str,
     localities: list[endpoint.LocalityLbEndpoints],
     protocol: upstream.HttpProtocolOptions,
+    bounds: Bounds = Bounds(),  # noqa: B008  frozen
 ) -> cluster.Cluster:
     return cluster.Cluster(
         name=name,
@@ -167,18 +181,7 @@ def _cluster(
         connect_timeout=_CONNECT_TIMEOUT,
         load_assignment=endpoint.ClusterLoadAssignment(cluster_name=name, endpoints=localities),
         typed_extension_protocol_options={_HTTP_OPTIONS: Packed(protocol)},
-        circuit_breakers=cluster.CircuitBreakers(
-            thresholds=[
-                cluster.CircuitBreakersThresholds(
-                    # Streams are held for long, so the number in flight says nothing about load.
-                    max_requests=_MOST_REQUESTS,
-                    max_pending_requests=_MOST_REQUESTS,
-                    retry_budget=cluster.CircuitBreakersThresholdsRetryBudget(
-                        budget_percent=types.Percent(value=50.0), min_retry_concurrency=64
-                    ),
-                )
-            ]
-        ),
+        circuit_breakers=resilience.circuit_breakers(bounds),
     )
 
 

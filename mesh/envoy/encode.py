@@ -16,9 +16,10 @@ from typing import Any
 import betterproto2
 
 from mesh.envoy.text import Packed, Shared
+from mesh.envoy.wire import LENGTH, tagged, varint
 
 _Encoder = Callable[[Any], bytes]
-_VARINT, _FIXED_64, _LENGTH, _FIXED_32 = 0, 1, 2, 5
+_VARINT, _FIXED_64, _FIXED_32 = 0, 1, 5
 _INTEGERS = frozenset({"enum", "bool", "int32", "int64", "uint32", "uint64"})
 
 
@@ -43,24 +44,6 @@ def _any(type_url: str, value: bytes) -> bytes:
     return tagged(1, type_url.encode()) + tagged(2, value)
 
 
-def tagged(number: int, value: bytes) -> bytes:
-    """A length-delimited field: tag, length, value."""
-    return varint(number << 3 | _LENGTH) + varint(len(value)) + value
-
-
-def varint(value: int) -> bytes:
-    """A number in base 128; a negative one as its two's complement in 64 bits."""
-    value &= (1 << 64) - 1
-    if value < 0x80:
-        return bytes((value,))
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    out.append(value)
-    return bytes(out)
-
-
 @cache
 def _fields(kind: type[betterproto2.Message]) -> list[tuple[str, Any, _Encoder]]:
     """The fields of a message by number: name, what it holds when unset, what writes it."""
@@ -83,7 +66,7 @@ def _writer(meta: betterproto2.FieldMetadata) -> _Encoder:
     if not meta.repeated:
         return _single(meta)
     wire, content = _content(meta)
-    if wire != _LENGTH:  # packed, as proto3 has it
+    if wire != LENGTH:  # packed, as proto3 has it
         return lambda values: tagged(meta.number, b"".join([content(v) for v in values]))
     single = _single(meta)
     return lambda values: b"".join([single(value) for value in values])
@@ -92,7 +75,7 @@ def _writer(meta: betterproto2.FieldMetadata) -> _Encoder:
 def _single(meta: betterproto2.FieldMetadata) -> _Encoder:
     wire, content = _content(meta)
     tag = varint(meta.number << 3 | wire)
-    if wire != _LENGTH:
+    if wire != LENGTH:
         return lambda value: tag + content(value)
 
     def write(value: Any) -> bytes:
@@ -116,10 +99,10 @@ def _content(meta: betterproto2.FieldMetadata) -> tuple[int, _Encoder]:
             form = struct.Struct({"double": "<d", "fixed64": "<Q"}.get(meta.proto_type, "<q"))
             return _FIXED_64, form.pack
         case "string":
-            return _LENGTH, str.encode
+            return LENGTH, str.encode
         case "bytes":
-            return _LENGTH, bytes
+            return LENGTH, bytes
     if meta.unwrap is None:
-        return _LENGTH, encode
+        return LENGTH, encode
     wrapper: Any = meta.unwrap()  # `BoolValue`, `Duration`, ...: how betterproto2 spells them
-    return _LENGTH, lambda value: encode(wrapper.from_wrapped(value))
+    return LENGTH, lambda value: encode(wrapper.from_wrapped(value))

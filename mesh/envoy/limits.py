@@ -28,6 +28,13 @@ def everywhere(name: str, limit: RateLimit) -> hcm.HttpFilter:
     return _filter(_bucket(name, limit))
 
 
+def each_connection(name: str, limit: RateLimit) -> hcm.HttpFilter:
+    """One bucket for each connection of a listener."""
+    config = _bucket(name, limit)
+    config.local_rate_limit_per_downstream_connection = True
+    return _filter(config)
+
+
 def by_route() -> hcm.HttpFilter:
     """Lets everything pass but what a route limits."""
     return _filter(ratelimit.LocalRateLimit(stat_prefix="methods"))

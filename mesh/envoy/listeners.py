@@ -16,11 +16,27 @@ from envoy_data_plane.envoy.extensions.filters.network.connection_limit import v
 from envoy_data_plane.envoy.extensions.filters.network.http_connection_manager import v3 as hcm
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 
-from mesh.contracts.model import Method, RateLimit
-from mesh.envoy import clusters, limits, rbac, telemetry, tls
+from mesh.contracts.model import Contract, Method, RateLimit
+from mesh.envoy import (
+    browsers,
+    clusters,
+    commands,
+    drills,
+    hold,
+    jwt,
+    limits,
+    outside,
+    payloads,
+    rbac,
+    replies,
+    telemetry,
+    tls,
+    transcoding,
+    vouching,
+)
 from mesh.envoy.text import Packed
 from mesh.place import Place
-from mesh.topology import Address
+from mesh.topology import Address, Topology
 
 INBOUND = "inbound"
 EGRESS = "egress"
@@ -46,14 +62,17 @@ def inbound(
     sds: Path,
     routes: route.RouteConfiguration,
     methods: Iterable[Method],
+    revoked: Iterable[str] = (),
 ) -> listener.Listener:
     """mTLS from other sidecars; the peer is appended to `x-forwarded-client-cert`."""
     # Who may not call takes no token from those who may.
-    filters = [rbac.deny_all(), limits.by_route(), _health_check()]
+    filters = [rbac.deny_all(), limits.by_route(), _health_check(), hold.calls(), payloads.tap()]
     manager = _manager(place, INBOUND, routes, filters, methods)
     manager.forward_client_cert_details = _Details.APPEND_FORWARD
     _name_peer(manager)
-    return _tcp(INBOUND, address, place, sds, manager, client_certificate=True)
+    found = _tcp(INBOUND, address, place, sds, manager, tls.ClientCertificate.REQUIRED)
+    found.filter_chains[0].filters[:0] = rbac.shut_out(revoked)
+    return found
 
 
 def edge(
@@ -61,14 +80,34 @@ def edge(
     place: Place,
     sds: Path,
     routes: route.RouteConfiguration,
-    methods: Iterable[Method],
+    contract: Contract,
+    topology: Topology,
 ) -> listener.Listener:
-    """mTLS from operators and devices; whatever they claim about themselves is replaced."""
-    manager = _manager(place, EDGE, routes, [rbac.deny_all()], methods)
+    """TLS from operators and devices; whatever they claim about themselves is replaced."""
+    access = topology.access
+    role = None if access.jwt is None else access.jwt.operators
+    filters = [
+        outside.rate(),
+        *browsers.filters(),
+        *([] if access.jwt is None else [jwt.tokens(access.jwt)]),
+        *([] if (json := transcoding.json(contract)) is None else [json]),
+        # From here on, what came as JSON is the same as what came by gRPC.
+        *([] if role is None else [jwt.operators(role)]),
+        rbac.deny_all(),
+        vouching.principals(topology),
+        outside.bodies(),
+    ]
+    manager = _manager(place, EDGE, routes, filters, contract.methods())
     manager.forward_client_cert_details = _Details.SANITIZE_SET
     # The subject says when a device enrolled: what was deleted since is refused.
     _name_peer(manager, subject=True)
-    return _tcp(EDGE, address, place, sds, manager, client_certificate=True)
+    outside.protect(manager)
+    client = tls.ClientCertificate
+    asked = client.REQUIRED if access.certificates_only else client.OPTIONAL
+    found = _tcp(EDGE, address, place, sds, manager, asked)
+    found.filter_chains[0].filters[:0] = rbac.shut_out(topology.revoked)
+    found.per_connection_buffer_limit_bytes = outside.CONNECTION_BUFFER
+    return found
 
 
 def enrolment(
@@ -80,7 +119,7 @@ def enrolment(
     )
     if manager.common_http_protocol_options is not None:
         manager.common_http_protocol_options.idle_timeout = _ENROLMENT_IDLE
-    found = _tcp(ENROLMENT, address, place, sds, manager, client_certificate=False)
+    found = _tcp(ENROLMENT, address, place, sds, manager, tls.ClientCertificate.IGNORED)
     found.filter_chains[0].filters.insert(0, _few_connections())
     # Its connections are counted by themselves: strangers take none from those who have a name.
     found.ignore_global_conn_limit = True
@@ -112,11 +151,11 @@ def _manager(
     return hcm.HttpConnectionManager(
         stat_prefix=name,
         route_config=routes,
-        http_filters=[*filters, telemetry.statistics(methods), _router()],
+        http_filters=[*filters, *drills.filters(), telemetry.statistics(methods), _router()],
         access_log=[telemetry.access_log(place, name)],
+        local_reply_config=replies.truthful(),
         tracing=telemetry.tracing(place),
-        # No address counts as internal, so `x-envoy-*` headers, which could change timeouts and
-        # retries, are dropped whoever sends them.
+        early_header_mutation_extensions=[commands.dropped()],
         use_remote_address=True,
         skip_xff_append=True,
         internal_address_config=hcm.HttpConnectionManagerInternalAddressConfig(),
@@ -150,8 +189,7 @@ def _tcp(
     place: Place,
     sds: Path,
     manager: hcm.HttpConnectionManager,
-    *,
-    client_certificate: bool,
+    client: tls.ClientCertificate,
 ) -> listener.Listener:
     return listener.Listener(
         name=name,
@@ -160,9 +198,7 @@ def _tcp(
         enable_reuse_port=False,
         filter_chains=[
             listener.FilterChain(
-                transport_socket=tls.downstream(
-                    sds, place.identity, client_certificate=client_certificate
-                ),
+                transport_socket=tls.downstream(sds, client),
                 transport_socket_connect_timeout=timedelta(seconds=10),
                 filters=[_network_filter(manager)],
             )

@@ -7,6 +7,7 @@ what differs.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,13 +18,17 @@ from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.listener import v3 as listener
 
 from mesh.contracts.model import Contract, Method
-from mesh.envoy import clusters, listeners, routes
+from mesh.envoy import clusters, listeners, routes, steering
 from mesh.envoy.errors import EnvoyConfigError
 from mesh.envoy.target import Target
 from mesh.place import EDGE, Place
 from mesh.topology import Topology
 
 T = TypeVar("T")
+
+COMPILING = threading.Lock()
+"""Held while parts are made: the first ones complete the classes that describe them, once, and that
+must not happen in two threads at once."""
 
 Message = listener.Listener | cluster.Cluster
 
@@ -56,15 +61,16 @@ def parts(contract: Contract, topology: Topology, place: Place, maker: Maker[T])
 
     Raises `EnvoyConfigError` if the topology has no such workload.
     """
+    steering.check(contract, topology)
     made = _edge if place.workload == EDGE else _sidecar
     # Paths as text: they are hashed once for each part.
-    here = (place.region, str(place.run), str(place.state))
+    here = (place.region, str(place.run), str(place.state), place.version)
     targets: set[Target] = set()
     for key, make in made(contract, topology, place):
         found, points_at = maker((*here, place.workload, place.otlp, *key), make)
         targets |= points_at
         yield found
-    for to in sorted(targets, key=lambda to: (to.workload, to.locality, to.region)):
+    for to in sorted(targets, key=lambda to: (to.workload, to.locality, to.region, to.version)):
         # Shared by all workloads of a region.
         yield maker((*here, to), partial(_way, to, topology, place))[0]
 
@@ -87,9 +93,11 @@ def _sidecar(contract: Contract, topology: Topology, place: Place) -> Iterator[_
 
     def inbound() -> Part:
         table = routes.inbound(contract, topology, region, workload)
-        address = topology.inbound(region, workload)
+        address = topology.listening(place)
         named = table.configuration(listeners.INBOUND)
-        return Part(listeners.inbound(address, place, sds, named, served), table.targets)
+        return Part(
+            listeners.inbound(address, place, sds, named, served, topology.revoked), table.targets
+        )
 
     yield ("inbound", served), inbound
     yield _egress(contract, topology, place)
@@ -110,13 +118,15 @@ def _edge(contract: Contract, topology: Topology, place: Place) -> Iterator[_Rec
     """A region's edge: its listener, and an egress for its agent alone."""
 
     def edge() -> Part:
-        table = routes.edge(contract, topology)
+        table = routes.edge(contract, topology, place.region)
         address = topology.edge(place.region)
         named = table.configuration(listeners.EDGE)
-        made = listeners.edge(address, place, folder(place), named, contract.methods())
+        made = listeners.edge(address, place, folder(place), named, contract, topology)
         return Part(made, table.targets)
 
-    yield ("edge", *contract.services.values()), edge
+    yield ("edge", contract.transcoding, *contract.services.values()), edge
+    # Its agent, which signs for it.
+    yield ("app",), lambda: Part(clusters.app(place))
     yield _egress(contract, topology, place)
     yield from _collector(place)
 

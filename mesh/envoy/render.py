@@ -11,6 +11,7 @@ from pathlib import Path
 from mesh.contracts.model import Contract
 from mesh.envoy.binary import validate
 from mesh.envoy.bootstrap import compile_for
+from mesh.envoy.credentials import write_credentials
 from mesh.envoy.parts import folder
 from mesh.identity import authority, keys
 from mesh.identity import folder as identity_folder
@@ -55,5 +56,6 @@ def accepted(contract: Contract, topology: Topology, place: Place, scratch: Path
     key = keys.make_key()
     leaf = authority.sign(root, keys.signing_request(key), identity, _SOME_TIME)
     identity_folder.write(stand_in.identity, leaf.chain_pem, keys.key_pem(key), leaf.trust_pem)
+    write_credentials(stand_in)
     stand_in.logs.mkdir()
     validate(compile_for(contract, topology, stand_in).write(folder(stand_in)))

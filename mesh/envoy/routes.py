@@ -12,15 +12,14 @@ from datetime import timedelta
 
 from envoy_data_plane.envoy.config.core import v3 as core
 from envoy_data_plane.envoy.config.route import v3 as route
-from envoy_data_plane.envoy.extensions.retry.priority.previous_priorities import v3 as previous
 from envoy_data_plane.envoy.type.matcher import v3 as matcher
 from envoy_data_plane.google.protobuf import Any
 
 from mesh.contracts import exceptions
 from mesh.contracts.model import EVERY_WORKLOAD, Callers, Contract, Locality, Method, Role
-from mesh.envoy import clusters, limits, rbac
+from mesh.envoy import browsers, clusters, jwt, limits, outside, rbac, retries, steering
 from mesh.envoy.target import Target, target
-from mesh.envoy.text import Packed
+from mesh.place import EDGE
 from mesh.topology import Topology
 
 WORKLOAD_HEADER = "x-isthmus-workload"
@@ -28,11 +27,11 @@ HOME_HEADER = "x-isthmus-home"
 DEFAULT_WORKLOAD = "overview"
 METRICS_PATH = "/metrics"
 METRICS_POLICY = "metrics"
-RETRY_ON = "unavailable,reset,connect-failure,refused-stream"
 GRACE = timedelta(seconds=1)
 """How much longer a callee's sidecar waits, so that the caller's own answer comes first."""
 _LONGEST = timedelta(hours=1)
 _NO_LIMIT = timedelta(0)
+_PAGE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -50,16 +49,24 @@ class Routes:
 def inbound(contract: Contract, topology: Topology, region: str, workload: str) -> Routes:
     """What a workload's sidecar takes from others: each method that it serves, for its callers."""
     routes = [
-        _route(
-            _exact(method.path),
-            _forward(clusters.APP, _limit(method) + GRACE),
-            rbac.allow(method.path[1:], rbac.callers(method.callers, topology, region, workload))
-            | limits.of(method),
+        steering.served(
+            _route(
+                _exact(method.path),
+                _forward(clusters.APP, _limit(method) + GRACE, retries.to_app(method)),
+                rbac.allow(
+                    method.path[1:], rbac.callers(method.callers, topology, region, workload)
+                )
+                | limits.of(method),
+            ),
+            method,
+            workload,
+            topology,
+            region,
         )
         for method in served(contract, workload)
         if method.callers.roles != {Role.UNENROLLED}
     ]
-    for path, who in exceptions.CALLERS_BY_PATH.items():
+    for path, who in exceptions.served_by(workload).items():
         principals = rbac.callers(who, topology, region, workload)
         routes.append(
             _route(
@@ -94,10 +101,9 @@ def egress(contract: Contract, topology: Topology, region: str, workload: str) -
     for callee in topology.workloads:
         for method in served(contract, callee):
             for authority, match, to in _callees(method, callee, topology, region, workload):
-                hosts.setdefault(authority, []).append(
-                    _route(match, _forward(to.cluster, _limit(method), _retry(method)))
-                )
-                targets.add(to)
+                found = _route(match, _forward(to.cluster, _limit(method), retries.of(method)))
+                targets |= {to} | steering.called(found, method, to, topology, region, workload)
+                hosts.setdefault(authority, []).append(found)
     refused = f"the contract does not let workload {workload} call this"
     tables = [
         _host(authority, [authority], [*routes, _refuse(refused)], retrying=True)
@@ -107,9 +113,17 @@ def egress(contract: Contract, topology: Topology, region: str, workload: str) -
     return Routes(tables, frozenset(targets))
 
 
-def edge(contract: Contract, topology: Topology) -> Routes:
+def edge(contract: Contract, topology: Topology, region: str) -> Routes:
     """What end principals may call, by their roles."""
-    routes: list[route.Route] = []
+    strangers = "mesh.yaml does not name this page's origin in edge.origins"
+    routes = [
+        _refuse(
+            strangers,
+            browsers.strange(topology.access),
+            # Said at once: nobody holds an edge with a request that it refuses anyway.
+            rbac.allow("origins", rbac.ANYBODY) | outside.unheld(),
+        )
+    ]
     targets: set[Target] = set()
 
     def add(
@@ -118,14 +132,15 @@ def edge(contract: Contract, topology: Topology) -> Routes:
         to: Target,
         who: Callers,
         limit: timedelta,
+        body: dict[str, Any],
         retry: route.RetryPolicy | None = None,
     ) -> None:
-        allowed = rbac.allow(path[1:], rbac.roles(who.roles, topology))
-        routes.append(_route(match, _forward(to.cluster, limit, retry), allowed))
+        policy = rbac.allow(path[1:], rbac.roles(who.roles, topology)) | body
+        routes.append(_route(match, _forward(to.cluster, limit, retry), policy))
         targets.add(to)
 
-    anywhere: list[tuple[str, Callers, timedelta, Sequence[str]]] = [
-        (path, who, _LONGEST, topology.workloads)
+    anywhere: list[tuple[str, Callers, timedelta, Sequence[str], dict[str, Any]]] = [
+        (path, who, _LONGEST, topology.workloads, outside.unheld())
         for path, who in exceptions.CALLERS_BY_PATH.items()
     ]
     for service in contract.services.values():
@@ -138,21 +153,23 @@ def edge(contract: Contract, topology: Topology) -> Routes:
                     for workload in topology.workloads
                     if service in contract.served_by(workload)
                 ]
-                anywhere.append((method.path, method.callers, _limit(method), owners))
+                body = outside.body_of(method)
+                anywhere.append((method.path, method.callers, _limit(method), owners, body))
             elif service.workload in topology.workloads:
                 for match, to in _ways(method, service.workload, topology):
-                    limit = _limit(method)
-                    add(method.path, match, to, method.callers, limit, _retry(method))
-    for path, who, limit, serving in anywhere:
+                    limit, body = _limit(method), outside.body_of(method)
+                    add(method.path, match, to, method.callers, limit, body, retries.of(method))
+                    targets |= steering.called(routes[-1], method, to, topology, region, EDGE)
+    for path, who, limit, serving, body in anywhere:
         for workload in serving:
-            add(path, _exact(path, workload), target(workload, Locality.LOCAL), who, limit)
+            add(path, _exact(path, workload), target(workload, Locality.LOCAL), who, limit, body)
         if DEFAULT_WORKLOAD in serving:
             # Only without the header: a header that names no workload of ours is refused.
             to = target(DEFAULT_WORKLOAD, Locality.LOCAL)
-            add(path, _exact(path, absent=True), to, who, limit)
+            add(path, _exact(path, absent=True), to, who, limit, body)
         asked = f"say in the header {WORKLOAD_HEADER} which workload is asked: {', '.join(serving)}"
         allowed = rbac.allow(path[1:], rbac.roles(who.roles, topology))
-        routes.append(_refuse(asked, _exact(path), allowed))
+        routes.append(_refuse(asked, _exact(path), allowed | outside.unheld()))
     page = exceptions.METRICS
     for workload in topology.workloads:
         to = target(workload, Locality.LOCAL)
@@ -161,10 +178,14 @@ def edge(contract: Contract, topology: Topology) -> Routes:
             _route(
                 _exact(f"{page.prefix}{workload}"),
                 _page(to.cluster, rewrite=METRICS_PATH),
-                rbac.allow(METRICS_POLICY, rbac.roles(page.callers.roles, topology)),
+                rbac.allow(METRICS_POLICY, rbac.roles(page.callers.roles, topology))
+                | outside.unheld(),
             )
         )
-    return Routes([_host("edge", ["*"], routes, retrying=True)], frozenset(targets))
+    host = _host("edge", ["*"], routes, retrying=True)
+    host.typed_per_filter_config = browsers.policy(topology.access)
+    host.request_headers_to_add = jwt.identity(topology)
+    return Routes([host], frozenset(targets))
 
 
 def served(contract: Contract, workload: str) -> Iterator[Method]:
@@ -228,28 +249,14 @@ def _forward(
     )
 
 
-def _retry(method: Method) -> route.RetryPolicy | None:
-    if method.retry is None:
-        return None
-    return route.RetryPolicy(
-        retry_on=RETRY_ON,
-        num_retries=method.retry.attempts - 1,
-        per_try_timeout=timedelta(seconds=method.retry.per_try),
-        # The next attempt goes to the next region: the one before was just seen to fail.
-        retry_priority=route.RetryPolicyRetryPriority(
-            name="envoy.retry_priorities.previous_priorities",
-            typed_config=Packed(previous.PreviousPrioritiesConfig(update_frequency=1)),
-        )
-        if method.locality is Locality.NEAREST
-        else None,
-        retry_back_off=route.RetryPolicyRetryBackOff(
-            base_interval=timedelta(milliseconds=20), max_interval=timedelta(milliseconds=200)
-        ),
-    )
-
-
 def _page(cluster: str, rewrite: str = "") -> route.RouteAction:
-    return route.RouteAction(cluster=cluster, timeout=timedelta(seconds=5), prefix_rewrite=rewrite)
+    return route.RouteAction(
+        cluster=cluster,
+        timeout=_PAGE,
+        # The other one counts from the end of the request, which may never come.
+        max_stream_duration=route.RouteActionMaxStreamDuration(max_stream_duration=_PAGE),
+        prefix_rewrite=rewrite,
+    )
 
 
 def _exact(

@@ -9,16 +9,18 @@ from mesh.contracts.model import Locality
 
 @dataclass(frozen=True, order=True)
 class Target:
-    """`region` is set for PINNED alone."""
+    """`region` is set for PINNED alone, `version` for another version in the caller's region."""
 
     workload: str
     locality: str
     region: str = ""
+    version: str = ""
 
     @property
     def cluster(self) -> str:
-        """The cluster's name, such as `channels/nearest` or `channels/pinned/us`."""
-        name = f"{self.workload}/{self.locality}"
+        """The cluster's name: `channels/nearest`, `channels/pinned/us`, `overview@next/local`."""
+        version = f"@{self.version}" if self.version else ""
+        name = f"{self.workload}{version}/{self.locality}"
         return f"{name}/{self.region}" if self.region else name
 
 

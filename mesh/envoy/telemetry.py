@@ -59,6 +59,7 @@ def access_log(place: Place, listener: str) -> accesslog.AccessLog:
                             "upstream": "%UPSTREAM_CLUSTER%",
                             "upstream_host": "%UPSTREAM_HOST%",
                             "traceparent": "%REQ(TRACEPARENT)%",
+                            "request_id": "%REQ(X-REQUEST-ID)%",
                         }
                     )
                 ),

@@ -47,6 +47,9 @@ def _json(value: Any) -> Any:
     match value:
         case Packed():
             return {"@type": value.type_url, **_json(value.message)}
+        case protobuf.Any():
+            # Of a message that was parsed. Its class is known if something of ours can make one.
+            return {"@type": value.type_url, **_json(value.unpack())}
         case protobuf.Struct():
             return value.to_dict()
         case betterproto2.Message():

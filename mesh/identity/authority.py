@@ -32,11 +32,17 @@ BACKDATED = timedelta(minutes=2)
 
 @dataclass(frozen=True)
 class Issuer:
-    """A certificate that signs others, with its key; `root` is the certificate at the top."""
+    """A certificate that signs others, with its key; `root` is the certificate at the top.
+
+    While the root is replaced `others` are trusted beside it: the next one, or the one before.
+    `former` are trusted no more, but in what was stated below them.
+    """
 
     certificate: x509.Certificate
     key: keys.PrivateKey
     root: x509.Certificate
+    others: tuple[x509.Certificate, ...] = ()
+    former: tuple[x509.Certificate, ...] = ()
 
     @property
     def root_hash(self) -> str:
@@ -46,10 +52,14 @@ class Issuer:
 
 @dataclass(frozen=True)
 class Leaf:
-    """A signed certificate: what the holder of the key needs to use it."""
+    """A signed certificate: what the holder of the key needs to use it.
+
+    Of the roots in `trust_pem` its own comes first.
+    """
 
     chain_pem: bytes
     trust_pem: bytes
+    former_pem: bytes
     identity: Identity
     not_after: datetime
 
@@ -80,16 +90,19 @@ def make_region_issuer(root: Issuer, trust_domain: str, region: str, now: dateti
     """
     end = _end(root.certificate, now, REGION_LIFETIME)
     key = keys.make_key()
+    # A clock that is behind the root's maker gives no earlier beginning than the root's.
+    begin = max(now, root.certificate.not_valid_before_utc + BACKDATED)
     builder = _ca(
         _name(f"{trust_domain} {region} issuing"),
         root.certificate.subject,
         key.public_key(),
         root.key.public_key(),
-        now,
+        begin,
         end,
         0,
     )
-    return Issuer(builder.sign(root.key, hashes.SHA256()), key, root.root)
+    certificate = builder.sign(root.key, hashes.SHA256())
+    return Issuer(certificate, key, root.root, root.others, root.former)
 
 
 def sign(
@@ -140,7 +153,8 @@ def sign(
     )
     return Leaf(
         chain_pem=pem(certificate, issuer.certificate),
-        trust_pem=pem(issuer.root),
+        trust_pem=pem(issuer.root, *issuer.others),
+        former_pem=pem(*issuer.former),
         identity=identity,
         not_after=certificate.not_valid_after_utc,
     )

@@ -47,6 +47,7 @@ class Credentials:
     key_pem: bytes
     trust_pem: bytes
     not_after: datetime
+    former_pem: bytes = b""
 
     def write(self, into: Path) -> None:
         """Makes this the folder's identity."""
@@ -55,17 +56,18 @@ class Credentials:
             presented(self.spiffe_id, self.chain_pem, self.trust_pem),
             self.key_pem,
             self.trust_pem,
+            self.former_pem,
         )
 
 
 def presented(spiffe_id: str, chain_pem: bytes, trust_pem: bytes) -> bytes:
-    """The chain that the holder shows: an authority adds the root.
+    """The chain that the holder shows: an authority adds its own root.
 
     Who enrols knows the root by its hash alone, and finds it in the chain.
     """
     identity = spiffe.parse(spiffe_id)
     if isinstance(identity, WorkloadId) and identity.name == AUTHORITY:
-        return chain_pem + trust_pem
+        return chain_pem + authority.pem(x509.load_pem_x509_certificate(trust_pem))
     return chain_pem
 
 
@@ -138,6 +140,7 @@ def _credentials(certificate: authority_pb2.Certificate, key: keys.PrivateKey) -
         key_pem=keys.key_pem(key),
         trust_pem=certificate.trust_pem.encode(),
         not_after=certificate.not_after.ToDatetime(UTC),
+        former_pem=certificate.former_pem.encode(),
     )
 
 

@@ -2,7 +2,8 @@
 
     tls.crt -> ..data/tls.crt        leaf, then its issuers below the root
     tls.key -> ..data/tls.key        mode 0600
-    trust.crt -> ..data/trust.crt    the roots
+    trust.crt -> ..data/trust.crt    the roots, the leaf's own first
+    former.crt -> ..data/former.crt  roots of the past, for what was stated below them
     ..data -> ..<generation>/        swapped by one rename
 
 This is how Kubernetes mounts secrets, and what Envoy's `watched_directory` watches for: a reader
@@ -19,6 +20,7 @@ from datetime import datetime
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 
 from mesh.identity import keys
 from mesh.identity.errors import IdentityFolderError
@@ -26,6 +28,7 @@ from mesh.identity.errors import IdentityFolderError
 CERTIFICATE = "tls.crt"
 KEY = "tls.key"
 TRUST = "trust.crt"
+FORMER = "former.crt"
 _DATA = "..data"
 _GENERATION = "..g-"
 
@@ -40,6 +43,13 @@ class Held:
     chain_pem: bytes
     key_pem: bytes
     trust_pem: bytes
+    former_pem: bytes = b""
+
+    @property
+    def root_hash(self) -> str:
+        """SHA-256 of the own root's DER in hexadecimal: what join tokens pin."""
+        root = x509.load_pem_x509_certificate(self.trust_pem)
+        return root.fingerprint(hashes.SHA256()).hex()
 
     @property
     def half_life(self) -> datetime:
@@ -47,7 +57,9 @@ class Held:
         return self.not_before + (self.not_after - self.not_before) / 2
 
 
-def write(folder: Path, chain_pem: bytes, key_pem: bytes, trust_pem: bytes) -> None:
+def write(
+    folder: Path, chain_pem: bytes, key_pem: bytes, trust_pem: bytes, former_pem: bytes = b""
+) -> None:
     """Makes these the folder's identity. The key of the generation before is removed.
 
     On disk before it returns; at every moment a reader finds one whole generation.
@@ -58,9 +70,10 @@ def write(folder: Path, chain_pem: bytes, key_pem: bytes, trust_pem: bytes) -> N
     _write(generation / CERTIFICATE, chain_pem, 0o644)
     _write(generation / KEY, key_pem, 0o600)
     _write(generation / TRUST, trust_pem, 0o644)
+    _write(generation / FORMER, former_pem, 0o644)
     _sync(generation)
     _link(folder, _DATA, generation.name)
-    for name in (CERTIFICATE, KEY, TRUST):
+    for name in (CERTIFICATE, KEY, TRUST, FORMER):
         if not (folder / name).is_symlink():
             _link(folder, name, f"{_DATA}/{name}")
     _sync(folder)
@@ -87,9 +100,19 @@ def read(folder: Path) -> Held:
                 ) from None
 
 
+def generation(folder: Path) -> str:
+    """The name of what the folder holds: another one after each `write`; empty for nothing."""
+    try:
+        return (folder / _DATA).readlink().name
+    except OSError:
+        return ""
+
+
 def _read(folder: Path, data: Path) -> Held:
     try:
         chain, key, trust = ((data / name).read_bytes() for name in (CERTIFICATE, KEY, TRUST))
+        # Identities from before roots were replaced have none.
+        former = (data / FORMER).read_bytes() if (data / FORMER).exists() else b""
         leaf = x509.load_pem_x509_certificate(chain)
         if keys.read_key(key).public_key() != leaf.public_key():
             raise ValueError("the key is not the certificate's")
@@ -103,7 +126,9 @@ def _read(folder: Path, data: Path) -> Held:
         raise IdentityFolderError(
             f"{folder} is damaged ({error}): delete it, and the next start makes a new identity"
         ) from None
-    return Held(uris[0], leaf.not_valid_before_utc, leaf.not_valid_after_utc, chain, key, trust)
+    return Held(
+        uris[0], leaf.not_valid_before_utc, leaf.not_valid_after_utc, chain, key, trust, former
+    )
 
 
 def _write(path: Path, content: bytes, mode: int) -> None:

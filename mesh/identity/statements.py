@@ -11,13 +11,24 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
 from mesh.identity import folder, keys, spiffe
 from mesh.identity.errors import SpiffeError, StatementRefused
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.UnsupportedGeneralNameType,
+)
+"""What reading a certificate of an attacker's making may raise."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +65,7 @@ def verify(
         raise StatementRefused(f"no root vouches for its certificate at {made}: {error}") from None
     except InvalidSignature:
         raise StatementRefused("its certificate's key did not sign it") from None
-    except (ValueError, x509.ExtensionNotFound, SpiffeError) as error:
+    except (*_UNREADABLE, SpiffeError) as error:
         raise StatementRefused(f"its certificate cannot be read: {error}") from None
 
 

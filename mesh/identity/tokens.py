@@ -15,6 +15,7 @@ import hashlib
 import re
 import secrets
 import sqlite3
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -92,9 +93,10 @@ class TokenStore:
     Safe to open from several processes: a token is still used for one key.
     """
 
-    def __init__(self, path: Path, region: str, root_hash: str) -> None:
+    def __init__(self, path: Path, region: str, root_hash: Callable[[], str]) -> None:
+        """`root_hash` gives that of the root below which the region's authority shows itself."""
         self._region = region
-        self._root_hash = root_hash
+        self.root_hash = root_hash
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         path.touch(mode=0o600)
         self._database = sqlite3.connect(path, isolation_level=None, timeout=5)
@@ -123,7 +125,7 @@ class TokenStore:
                     "and devices do"
                 )
         token = JoinToken(
-            self._region, kind, name, self._root_hash, secrets.token_urlsafe(_SECRET_BYTES)
+            self._region, kind, name, self.root_hash(), secrets.token_urlsafe(_SECRET_BYTES)
         )
         with closing(self._database.cursor()) as cursor:
             # What has expired is refused like what never was.
@@ -146,7 +148,7 @@ class TokenStore:
                 f"the token is of region {token.region}: it is valid there only, "
                 f"not in {self._region}"
             )
-        if token.root_hash != self._root_hash:
+        if token.root_hash != self.root_hash():
             raise TokenRefused("the token is of another authority: ask this one for a new token")
         used = self._database.execute(
             "UPDATE tokens SET used_us = coalesce(used_us, ?1), key_hash = ?4 "

@@ -65,17 +65,18 @@ class Device:
         return below and identity.not_after - now > FRESH_FOR
 
     async def start(
-        self, new_token: Callable[[str], Awaitable[str]], now: Callable[[], datetime]
+        self, new_token: Callable[[str], Awaitable[str]] | None, now: Callable[[], datetime]
     ) -> None:
         """Starts the agent, with a join token as long as it has no identity.
 
-        Whether it connects is for the gateway to say.
+        Without `new_token` its identity comes from elsewhere. Whether it connects is for the
+        gateway to say.
         """
         private_folder(self.folder)
-        if not self.enrolled(now()):
+        if new_token is not None and not self.enrolled(now()):
             self._leave(await new_token(self.spec.device_id))
         await self._child.start()
-        if self._supplying is None:
+        if new_token is not None and self._supplying is None:
             self._supplying = asyncio.create_task(
                 self._supply(new_token, now), name=f"tokens of {self.name}"
             )

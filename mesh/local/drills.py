@@ -9,7 +9,8 @@ from typing import Any
 from mesh.local.control import Handler
 from mesh.local.device import Device
 from mesh.local.errors import AlreadyUp, BadRequest, NotRunning
-from mesh.local.region import LocalRegion
+from mesh.local.instance import Instance
+from mesh.local.region import SERVICE_GRACE, LocalRegion
 from mesh.local.wan import HEALTHY, Fault, Link, Wan
 from mesh.place import EDGE
 from mesh.topology import TopologyError
@@ -32,6 +33,9 @@ class Drills:
             "region-kill": self.region_kill,
             "region-start": self.region_start,
             "workload-kill": self.workload_kill,
+            "workload-restart": self.workload_restart,
+            "workload-stop": self.workload_stop,
+            "workload-start": self.workload_start,
             "device-kill": self.device_kill,
             "device-start": self.device_start,
             "wan-cut": self.wan_cut,
@@ -56,17 +60,30 @@ class Drills:
 
     async def workload_kill(self, region: str, workload: str) -> dict[str, Any]:
         """SIGKILL to one workload's process; the supervisor starts it again."""
-        instances = {
-            name: instance
-            for name, instance in self._region(region).instances.items()
-            if name != EDGE  # a sidecar alone
-        }
-        if workload not in instances:
-            known = ", ".join(instances)
-            raise BadRequest(f"no workload {workload!r} with a process: there are {known}")
-        if not instances[workload].running:
-            raise NotRunning(f"{workload} in {region} does not run: start {region} first")
-        return {"pid": instances[workload].crash()}
+        return {"pid": self._instance(region, workload).crash()}
+
+    async def workload_restart(
+        self, region: str, workload: str, sidecar: bool = False
+    ) -> dict[str, Any]:
+        """Starts one workload's process again, or first its sidecar, without a lost call."""
+        found = self._instance(region, workload)
+        if sidecar:
+            await found.restart_sidecar()
+        await found.restart(SERVICE_GRACE)
+        return {"region": region, "workload": workload}
+
+    async def workload_stop(self, region: str, workload: str) -> dict[str, Any]:
+        """Ends one workload in one region, once its callers have gone elsewhere."""
+        await self._instance(region, workload).retire(SERVICE_GRACE)
+        return {"region": region, "workload": workload}
+
+    async def workload_start(self, region: str, workload: str) -> dict[str, Any]:
+        """Starts a workload that was stopped."""
+        found = self._instance(region, workload, running=False)
+        if found.running:
+            raise AlreadyUp(f"{workload} in {region} runs already: stop it first")
+        await self._region(region).start_instance(found)
+        return {"region": region, "workload": workload}
 
     async def device_kill(self, device_id: str, restart: bool = False) -> dict[str, Any]:
         """SIGKILL to a device's agent; with `restart` the supervisor starts it again."""
@@ -145,6 +162,19 @@ class Drills:
         if name not in self._regions:
             raise BadRequest(f"no region {name!r}: there are {', '.join(self._regions)}")
         return self._regions[name]
+
+    def _instance(self, region: str, workload: str, *, running: bool = True) -> Instance:
+        instances = {
+            name: instance
+            for name, instance in self._region(region).instances.items()
+            if name != EDGE  # a sidecar alone
+        }
+        if workload not in instances:
+            known = ", ".join(instances)
+            raise BadRequest(f"no workload {workload!r} with a process: there are {known}")
+        if running and not instances[workload].running:
+            raise NotRunning(f"{workload} in {region} does not run: start {region} first")
+        return instances[workload]
 
     def _device(self, device_id: str) -> tuple[Device, LocalRegion]:
         for region in self._regions.values():

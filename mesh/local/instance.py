@@ -10,7 +10,10 @@ from grpc_health.v1 import health_pb2
 
 from mesh.agent import AgentError, EnrolmentRefused, Sidecar, Status
 from mesh.agent import State as SidecarState
+from mesh.contracts.exceptions import CONTROL
 from mesh.contracts.model import Contract
+from mesh.envoy import ControlPlane
+from mesh.identity.spiffe import WorkloadId
 from mesh.local.child import (
     FIRST_BACKOFF,
     LAST_BACKOFF,
@@ -25,7 +28,7 @@ from mesh.local.gather import first_error
 from mesh.local.layout import private_folder
 from mesh.local.progress import Progress, Stage, Watcher
 from mesh.local.record import ProcessRecord
-from mesh.place import EDGE, Place
+from mesh.place import EDGE, PLATFORM, Place
 from mesh.topology import Topology
 
 HEALTHY_WITHIN = 60.0
@@ -64,7 +67,7 @@ class Instance:
         self._sidecar_deaths = 0
         self._process: Child | None = None
         if place.workload != EDGE:
-            package = "mesh" if place.workload == "authority" else "services"
+            package = "mesh" if place.workload in PLATFORM else "services"
             command = Command(
                 self.name,
                 python(f"{package}.{place.workload}.main"),
@@ -78,8 +81,11 @@ class Instance:
         """Whether it is being kept running."""
         return self._keeper is not None
 
-    async def start(self, join_token: str | None) -> None:
-        """Starts both; returns once both are healthy. Raises `StartFailed`."""
+    async def start(self, join_token: str | None, configured: asyncio.Event | None = None) -> None:
+        """Starts both; returns once both are healthy. Raises `StartFailed`.
+
+        The sidecar waits until `configured` is set: until there is a control plane to ask.
+        """
         self._tell(Stage.STARTING)
         for folder in (self.place.run, self.place.data, self.place.logs):
             private_folder(folder)
@@ -87,7 +93,7 @@ class Instance:
         async with first_error() as tasks:
             if self._process is not None:
                 tasks.create_task(self._start_process(self._process))
-            tasks.create_task(self._start_sidecar(join_token))
+            tasks.create_task(self._start_sidecar(join_token, configured))
         self.healthy = True
         self._tell(Stage.READY)
 
@@ -116,6 +122,46 @@ class Instance:
         )
         self._sidecar = None
         self._tell(Stage.STOPPED, "killed")
+
+    async def restart(self, grace: float) -> None:
+        """Starts the process again without a lost call; returns once it is healthy.
+
+        Calls that may go to another region go there meanwhile, the others wait in the sidecar.
+        Raises `StartFailed`.
+        """
+        if self._process is None or self._sidecar is None:
+            raise StartFailed(f"{self.name} has no process that runs")
+        self._tell(Stage.STARTING)
+        await self._sidecar.pause()
+        await self.stop_process(grace)
+        await self._start_process(self._process)
+        await self._sidecar.resume()
+        self.healthy = True
+        self._tell(Stage.READY)
+
+    async def restart_sidecar(self) -> None:
+        """Starts the sidecar again once what it carries is answered. Raises `StartFailed`.
+
+        Calls that may not go to another region can fail meanwhile.
+        """
+        if self._sidecar is None:
+            raise StartFailed(f"{self.name} has no sidecar that runs")
+        await self._let_sidecar_go()
+        await self._sidecar.pause()
+        await self._sidecar.stop()
+        await self._start_sidecar(None)
+
+    async def retire(self, grace: float) -> None:
+        """Ends both in order, after those who may go to another region have gone there."""
+        if self._sidecar is not None:
+            await self._sidecar.pause()
+        await self.stop_process(grace)
+        await self._let_sidecar_go()
+        if self._sidecar is not None:
+            await self._sidecar.stop()
+            self._sidecar = None
+        self._remove_sockets()
+        self._tell(Stage.STOPPED)
 
     def crash(self) -> int | None:
         """Kills the process, as an accident: it is started again. Returns its pid."""
@@ -151,7 +197,11 @@ class Instance:
                 )
             await asyncio.sleep(0.1)
 
-    async def _start_sidecar(self, join_token: str | None) -> None:
+    async def _start_sidecar(
+        self, join_token: str | None, configured: asyncio.Event | None = None
+    ) -> None:
+        if configured is not None:
+            await configured.wait()
         self._sidecar = self._new_sidecar()
         try:
             await self._enrol_and_start(self._sidecar, join_token)
@@ -173,7 +223,13 @@ class Instance:
         return await sidecar.start(join_token, ready_within=HEALTHY_WITHIN)
 
     def _new_sidecar(self) -> Sidecar:
-        return Sidecar(self._contract, self._topology, self.place, on_change=self._sidecar_changed)
+        return Sidecar(
+            self._contract,
+            self._topology,
+            self.place,
+            control=control_plane(self._topology, self.place),
+            on_change=self._sidecar_changed,
+        )
 
     async def _keep_sidecar(self) -> None:
         loop = asyncio.get_running_loop()
@@ -216,6 +272,14 @@ class Instance:
     def _tell(self, stage: Stage, detail: str = "") -> None:
         self._watch(Progress(self.name, stage, detail))
         self._changed()
+
+
+def control_plane(topology: Topology, place: Place) -> ControlPlane | None:
+    """Where an instance's sidecar discovers its configuration; None: it starts from a file."""
+    if place.workload in PLATFORM or CONTROL not in topology.workloads:
+        return None
+    identity = WorkloadId(topology.trust_domain, place.region, CONTROL)
+    return ControlPlane(topology.inbound(place.region, CONTROL), identity)
 
 
 def describe(death: Death) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 
 from mesh.authority import issue_operator
+from mesh.identity.enrolment import AUTHORITY
 from mesh.identity.errors import IdentityError
 from mesh.identity.folder import read
 from mesh.local.layout import Layout
@@ -18,7 +19,7 @@ _LOOK_EVERY = 30.0
 
 
 class OperatorIdentity:
-    """Issues `<state>/operator` and renews it at half-life."""
+    """Issues `<state>/operator` and renews it at half-life, if the mesh has an authority."""
 
     def __init__(self, layout: Layout, now: Callable[[], datetime]) -> None:
         self._layout = layout
@@ -26,6 +27,8 @@ class OperatorIdentity:
 
     async def issue(self) -> None:
         """Makes a fresh certificate."""
+        if AUTHORITY not in self._layout.topology.workloads:
+            return
         await asyncio.to_thread(
             issue_operator, self._layout.state, self._layout.topology, NAME, self._now()
         )

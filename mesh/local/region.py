@@ -1,13 +1,16 @@
-"""One region: its authority first, then its other workloads, its edge, and its devices."""
+"""One region: its authority first, then its control plane, then all else."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from datetime import datetime
 
 from mesh.authority import Prepared, device_token, prepare
+from mesh.contracts.exceptions import CONTROL
 from mesh.contracts.model import Contract
+from mesh.control import Installation
+from mesh.identity.enrolment import AUTHORITY
 from mesh.local.device import Device
 from mesh.local.gather import first_error
 from mesh.local.instance import Instance
@@ -16,7 +19,6 @@ from mesh.local.progress import Watcher
 from mesh.local.record import ProcessRecord
 from mesh.place import EDGE
 
-AUTHORITY = "authority"
 DEVICE_GRACE = 2.0
 SERVICE_GRACE = 5.0
 
@@ -32,10 +34,13 @@ class LocalRegion:
         watch: Watcher,
         changed: Callable[[], None],
         now: Callable[[], datetime],
+        installation: Callable[[], Awaitable[Installation]],
     ) -> None:
+        """`installation` is what its control plane shall serve at first."""
         self.name = name
         self._layout = layout
         self._now = now
+        self._installation = installation
         self._prepared: Prepared | None = None
         topology = layout.topology
         self.instances = {
@@ -63,7 +68,12 @@ class LocalRegion:
         )
 
     async def prepare(self) -> None:
-        """Makes the authority's certificate and the tokens for what has no identity yet."""
+        """Makes the authority's certificate and the tokens for what has no identity yet.
+
+        In a mesh without an authority identities come from elsewhere.
+        """
+        if AUTHORITY not in self.instances:
+            return
         self._prepared = await asyncio.to_thread(
             prepare, self._layout.state, self._layout.topology, self.name, self._now()
         )
@@ -74,15 +84,27 @@ class LocalRegion:
         The region must have been prepared: a token is its first user's alone.
         """
         tokens = {} if self._prepared is None else self._prepared.tokens
-        # Everybody else's first certificate comes from the authority.
-        await self.instances[AUTHORITY].start(None)
+        if AUTHORITY in self.instances:
+            # Everybody else's first certificate comes from there.
+            await self.instances[AUTHORITY].start(None)
+        configured = asyncio.Event()
         async with first_error() as tasks:
+            tasks.create_task(self._start_control(tokens.get(CONTROL), configured))
             for workload, instance in self.instances.items():
-                if workload != AUTHORITY:
-                    tasks.create_task(instance.start(tokens.get(workload)))
+                if workload not in (AUTHORITY, CONTROL):
+                    tasks.create_task(instance.start(tokens.get(workload), configured))
         async with first_error() as tasks:
             for device in self.devices.values():
                 tasks.create_task(self.start_device(device))
+
+    async def _start_control(self, token: str | None, configured: asyncio.Event) -> None:
+        """Starts the control plane, if the mesh has one, and lets the other sidecars go on."""
+        if CONTROL in self.instances:
+            installation = await self._installation()
+            data = self._layout.place(self.name, CONTROL).data
+            await asyncio.to_thread(installation.into, data, self.name)
+            await self.instances[CONTROL].start(token)
+        configured.set()
 
     async def stop_devices(self) -> None:
         """Ends the devices."""
@@ -112,9 +134,16 @@ class LocalRegion:
         for device in self.devices.values():
             yield device.record()
 
+    async def start_instance(self, instance: Instance) -> None:
+        """Starts one workload that was stopped, with the identity that it has or a new one."""
+        await self.prepare()
+        tokens = {} if self._prepared is None else self._prepared.tokens
+        await instance.start(tokens.get(instance.place.workload))
+
     async def start_device(self, device: Device) -> None:
         """Starts one device, with a join token if it never enrolled."""
-        await device.start(self._device_token, self._now)
+        issued_here = AUTHORITY in self.instances
+        await device.start(self._device_token if issued_here else None, self._now)
 
     async def _fresh_token(self, workload: str) -> str | None:
         await self.prepare()

@@ -17,11 +17,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from mesh.contracts.model import Contract
+from mesh.contracts.read import image
+from mesh.control import Installation, compile_mesh
 from mesh.local.checks import DISK_NEEDED, check_machine
 from mesh.local.control import ControlServer
 from mesh.local.drills import Drills
 from mesh.local.errors import NotReady
 from mesh.local.gather import first_error
+from mesh.local.issuers import Issuers
 from mesh.local.layout import Layout
 from mesh.local.operator import OperatorIdentity
 from mesh.local.origin import Origin
@@ -51,6 +54,7 @@ class Supervisor:
         now: Callable[[], datetime] = utc_now,
         disk_needed: int = DISK_NEEDED,
     ) -> None:
+        self._contract = contract
         self._layout = layout
         self._watch = watch
         self._now = now
@@ -58,10 +62,12 @@ class Supervisor:
         self._wan = Wan(layout.topology)
         self._origin = Origin(layout.origin, layout.topology.origin)
         self._operator = OperatorIdentity(layout, now)
+        self._issuers = Issuers(layout, now)
         self._regions = {
-            name: LocalRegion(contract, layout, name, watch, self._changed, now)
+            name: LocalRegion(contract, layout, name, watch, self._changed, now, self._installation)
             for name in layout.topology.region_names
         }
+        self._compiling: asyncio.Task[Installation] | None = None
         self._stopping = asyncio.Event()
         self._record = Record(
             pid=os.getpid(),
@@ -152,8 +158,16 @@ class Supervisor:
                 await region.prepare()
                 tasks.create_task(region.start())
 
+    async def _installation(self) -> Installation:
+        """What the sidecars of all regions get at first; compiled once."""
+        if self._compiling is None:
+            self._compiling = asyncio.create_task(
+                asyncio.to_thread(compile_mesh, image(), self._contract, self._layout.topology)
+            )
+        return await asyncio.shield(self._compiling)
+
     async def _until_stopped(self) -> None:
-        keeping = asyncio.create_task(self._operator.keep())
+        keeping = asyncio.gather(self._operator.keep(), self._issuers.keep())
         stopped = asyncio.create_task(self._stopping.wait())
         try:
             await asyncio.wait((keeping, stopped), return_when=asyncio.FIRST_COMPLETED)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from mesh.runtime.client import Edges, NoEdge, NoIdentity
-    from mesh.runtime.context import call_context, caller, own_context
+    from mesh.runtime.context import call_context, caller, end_principal, own_context
     from mesh.runtime.errors import (
         Aborted,
         AlreadyExists,
@@ -47,13 +47,14 @@ __all__ = [
     "Unavailable",
     "call_context",
     "caller",
+    "end_principal",
     "own_context",
     "run",
 ]
 
 _HOMES = {
     "client": ("Edges", "NoEdge", "NoIdentity"),
-    "context": ("call_context", "caller", "own_context"),
+    "context": ("call_context", "caller", "end_principal", "own_context"),
     "host": ("Host", "run"),
     "principal": ("Principal",),
     "session_tokens": ("SessionTokens",),

@@ -53,7 +53,7 @@ def rules(contract: Contract, workload: str) -> Mapping[str, Rule]:
     }
     excepted = {
         path: Rule(path, callers, exceptions.__name__)
-        for path, callers in exceptions.CALLERS_BY_PATH.items()
+        for path, callers in exceptions.served_by(workload).items()
     }
     return declared | excepted
 

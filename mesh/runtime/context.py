@@ -10,6 +10,7 @@ from google.protobuf.message import Message
 from opentelemetry import trace
 
 from mesh.contracts.model import Durability
+from mesh.identity.end_principals import EndPrincipal
 from mesh.replication import WriteContext
 from mesh.runtime.principal import Principal
 
@@ -19,7 +20,8 @@ class Call:
     """One call: its full method name (`/package.Service/Method`) and who makes it.
 
     `durability` is the contract's; `deadline` is when to answer at the latest (seconds of
-    `time.monotonic`; None: a stream). `repeated`: its request may have arrived before.
+    `time.monotonic`; None: a stream). `repeated`: its request may have arrived before. `end` is for
+    whom it is made, as an edge signed it; calls made within this one pass it on.
     """
 
     method: str
@@ -27,6 +29,7 @@ class Call:
     durability: Durability = Durability.REGION
     deadline: float | None = None
     repeated: bool = False
+    end: EndPrincipal | None = None
 
 
 current: ContextVar[Call] = ContextVar("isthmus_call")
@@ -35,6 +38,14 @@ current: ContextVar[Call] = ContextVar("isthmus_call")
 def caller() -> Principal:
     """Who makes the current call. Raises LookupError outside of one."""
     return current.get().principal
+
+
+def end_principal() -> EndPrincipal | None:
+    """For whom the current call is made, through however many services; None if nobody said.
+
+    Raises LookupError outside of a call.
+    """
+    return current.get().end
 
 
 def trace_parent() -> str:

@@ -6,10 +6,11 @@ statuses, and the call is logged and counted.
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from time import monotonic, perf_counter
 from typing import Any
 
@@ -18,9 +19,12 @@ import structlog
 from google.protobuf.message import Message
 from opentelemetry import metrics
 
+from mesh.identity.end_principals import METADATA_KEY as END_KEY
+from mesh.identity.end_principals import EndPrincipal
 from mesh.runtime.attempts import repeated
 from mesh.runtime.authorization import Rule, authorize
 from mesh.runtime.context import Call, current, trace_parent
+from mesh.runtime.end_principals import EndPrincipals
 from mesh.runtime.errors import InvalidArgument, Unauthenticated, abort
 from mesh.runtime.logs import redacted
 from mesh.runtime.principal import UNENROLLED, Principal, UntrustedCaller, from_header
@@ -52,13 +56,37 @@ class Gate(grpc.aio.ServerInterceptor):
         region: str,
         trust_domain: str,
         sessions: Sessions,
+        ends: EndPrincipals,
     ) -> None:
         self._rules = rules
         self._sessions = sessions
+        self._ends = ends
         self._workload = workload
         self._region = region
         self._trust_domain = trust_domain
         self._validation = Validation()
+        self._answering = 0
+        self._none = asyncio.Event()
+        self._none.set()
+
+    async def answered(self, within: float) -> None:
+        """Returns once every call that has one answer has it, or after `within` seconds."""
+        try:
+            async with asyncio.timeout(within):
+                await self._none.wait()
+        except TimeoutError:
+            _log.warning("calls are in flight still", calls=self._answering)
+
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
+        self._answering += 1
+        self._none.clear()
+        try:
+            yield
+        finally:
+            self._answering -= 1
+            if not self._answering:
+                self._none.set()
 
     async def intercept_service(
         self,
@@ -76,18 +104,15 @@ class Gate(grpc.aio.ServerInterceptor):
             for key, value in details.invocation_metadata or ()
             if key == "x-forwarded-client-cert"
         )
-        token = b"".join(
-            value
-            for key, value in details.invocation_metadata or ()
-            if key == METADATA_KEY and isinstance(value, bytes)
-        )
+        token = _binary(details, METADATA_KEY)
+        end = _binary(details, END_KEY)
         if handler.response_streaming:
             kind = (
                 grpc.stream_stream_rpc_method_handler
                 if handler.request_streaming
                 else grpc.unary_stream_rpc_method_handler
             )
-            behavior = self._streamed(handler, details.method, header)
+            behavior = self._streamed(handler, details.method, header, end)
         else:
             kind = (
                 grpc.stream_unary_rpc_method_handler
@@ -95,16 +120,20 @@ class Gate(grpc.aio.ServerInterceptor):
                 else grpc.unary_unary_rpc_method_handler
             )
             again = repeated(details.invocation_metadata or ())
-            behavior = self._answered(handler, details.method, header, token, again)
+            behavior = self._answered(handler, details.method, header, end, token, again)
         return kind(behavior, handler.request_deserializer, handler.response_serializer)
 
     def _answered(
-        self, handler: Any, method: str, header: str, token: bytes, again: bool
+        self, handler: Any, method: str, header: str, end: bytes, token: bytes, again: bool
     ) -> Callable[..., Any]:
         inner = handler.stream_unary if handler.request_streaming else handler.unary_unary
 
         async def behavior(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            async with self._call(method, header, context, again) as call:
+            with self._in_flight():
+                return await answer(request, context)
+
+        async def answer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            async with self._call(method, header, end, context, again) as call:
                 seen = await self._sessions.enter(self._rules[method], token, call.deadline)
                 checked = self._checked(request, context)
                 if isinstance(request, Message):
@@ -115,18 +144,18 @@ class Gate(grpc.aio.ServerInterceptor):
 
         return behavior
 
-    def _streamed(self, handler: Any, method: str, header: str) -> Callable[..., Any]:
+    def _streamed(self, handler: Any, method: str, header: str, end: bytes) -> Callable[..., Any]:
         inner = handler.stream_stream if handler.request_streaming else handler.unary_stream
 
         async def generator(
             request: Any, context: grpc.aio.ServicerContext[Any, Any]
         ) -> AsyncIterator[Any]:
-            async with self._call(method, header, context):
+            async with self._call(method, header, end, context):
                 async for response in inner(*self._checked(request, context)):
                     yield response
 
         async def writer(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
-            async with self._call(method, header, context):
+            async with self._call(method, header, end, context):
                 await inner(*self._checked(request, context))
 
         return generator if inspect.isasyncgenfunction(inner) else writer
@@ -155,17 +184,20 @@ class Gate(grpc.aio.ServerInterceptor):
         self,
         method: str,
         header: str,
+        signed: bytes,
         context: grpc.aio.ServicerContext[Any, Any],
         again: bool = False,
     ) -> AsyncIterator[Call]:
         started = perf_counter()
         principal: Principal | None = None
+        end: EndPrincipal | None = None
         code = grpc.StatusCode.OK
         try:
             principal = self._admit(method, header)
+            end = self._ends.read(signed, principal)
             # Never reset: each call is a task, and so a context, of its own.
             rule = self._rules[method]
-            call = Call(method, principal, rule.durability, _deadline(rule, context), again)
+            call = Call(method, principal, rule.durability, _deadline(rule, context), again, end)
             current.set(call)
             yield call
             code = _status_code(context.code()) if context.code() else code
@@ -185,7 +217,7 @@ class Gate(grpc.aio.ServerInterceptor):
             code = grpc.StatusCode.CANCELLED
             raise
         finally:
-            self._finished(method, principal, code, perf_counter() - started)
+            self._finished(method, principal, end, code, perf_counter() - started)
 
     def _admit(self, method: str, header: str) -> Principal:
         rule = self._rules.get(method)
@@ -207,6 +239,7 @@ class Gate(grpc.aio.ServerInterceptor):
         self,
         method: str,
         principal: Principal | None,
+        end: EndPrincipal | None,
         code: grpc.StatusCode,
         seconds: float,
     ) -> None:
@@ -217,6 +250,7 @@ class Gate(grpc.aio.ServerInterceptor):
             method=method[1:],
             principal=str(principal) if principal else None,
             hop=principal.hop if principal else None,
+            on_behalf_of=end.identity.uri if end else None,
             status=code.name,
             seconds=round(seconds, 6),
             trace_parent=trace_parent(),
@@ -241,6 +275,15 @@ class _CheckedReads:
         if isinstance(request, Message):
             self._check(request)
         return request
+
+
+def _binary(details: grpc.HandlerCallDetails, name: str) -> bytes:
+    """The metadata of that name; empty if there is none."""
+    return b"".join(
+        value
+        for key, value in details.invocation_metadata or ()
+        if key == name and isinstance(value, bytes)
+    )
 
 
 def _deadline(rule: Rule, context: grpc.aio.ServicerContext[Any, Any]) -> float | None:

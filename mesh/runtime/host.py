@@ -21,6 +21,7 @@ from isthmus.replication.v1 import conflict_pb2_grpc, feed_pb2_grpc, link_pb2_gr
 
 from mesh.contracts import Contract, ContractError
 from mesh.contracts import load as load_contract
+from mesh.contracts.exceptions import CALLS
 from mesh.identity.spiffe import WorkloadId
 from mesh.place import Place, PlaceError
 from mesh.replication import (
@@ -37,6 +38,7 @@ from mesh.runtime import collector, logs
 from mesh.runtime.authorization import rules
 from mesh.runtime.conflicts import ConflictsService
 from mesh.runtime.context import caller
+from mesh.runtime.end_principals import EndPrincipals, OnBehalf
 from mesh.runtime.gate import Gate
 from mesh.runtime.home_calls import HomeCalls
 from mesh.runtime.members import MembersService
@@ -55,6 +57,7 @@ ANSWER_LIMIT = 16 * 1024 * 1024
 """What a method may answer: the overview is one message, and what became visible together too."""
 
 _DRAIN_SECONDS = 3.0
+_ANSWERED_WITHIN = 2.0
 _log = structlog.get_logger("isthmus.host")
 
 
@@ -82,15 +85,16 @@ class Host:
         self._failed: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._served: list[str] = []
         self._sessions = Sessions()
-        gate = Gate(
+        self._gate = Gate(
             rules(contract, place.workload),
             place.workload,
             place.region,
             topology.trust_domain,
             self._sessions,
+            EndPrincipals(place.identity, topology.trust_domain, clock),
         )
         self._server = grpc.aio.server(
-            interceptors=[*telemetry.server_interceptors(), gate],
+            interceptors=[*telemetry.server_interceptors(), self._gate],
             options=[
                 ("grpc.max_receive_message_length", REQUEST_LIMIT),
                 ("grpc.max_send_message_length", ANSWER_LIMIT),
@@ -124,18 +128,25 @@ class Host:
         return self._group
 
     def add(self, register: Callable[[S, grpc.aio.Server], None], servicer: S, name: str) -> None:
-        """Serves a service under its full name; raises ValueError if it is not this workload's."""
-        if name not in {service.name for service in self.contract.served_by(self.place.workload)}:
-            raise ValueError(f"the contract does not let {self.place.workload!r} serve {name}")
+        """Serves a service under its full name; raises ValueError if it is not this workload's.
+
+        It is in the contract, or an exception to it (which reflection does not know).
+        """
+        workload = self.place.workload
+        excepted = any(each.service == name and each.workload == workload for each in CALLS)
+        if not excepted:
+            if name not in {service.name for service in self.contract.served_by(workload)}:
+                raise ValueError(f"the contract does not let {workload!r} serve {name}")
+            self._served.append(name)
         register(servicer, self._server)
-        self._served.append(name)
 
     def channel(self, workload: str, region: str | None = None) -> grpc.aio.Channel:
         """A channel to a workload, through the sidecar; `region` for PINNED methods."""
         authority = f"{workload}.{region}" if region else workload
         if authority not in self._channels:
             self._channels[authority] = self._dial(
-                authority, [HomeCalls(), *self._telemetry.client_interceptors()]
+                authority,
+                [HomeCalls(), OnBehalf(self.clock), *self._telemetry.client_interceptors()],
             )
         return self._channels[authority]
 
@@ -277,13 +288,16 @@ class Host:
         return 1 if self._failed.done() else 0
 
     async def _close(self) -> None:
+        # No new call from here on; those that are in flight may need links and background work.
+        stopping = asyncio.ensure_future(self._server.stop(_DRAIN_SECONDS))
+        await self._gate.answered(_ANSWERED_WITHIN)
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._group is not None:
-            # Before the server: it would wait for links and feeds, which never end by themselves.
+            # The server waits for links and feeds, which never end by themselves.
             await self._group.leave()
-        await self._server.stop(_DRAIN_SECONDS)
+        await stopping
         if self._group is not None:
             await self._group.close()
         for channel in (*self._channels.values(), *self._feeds.values()):

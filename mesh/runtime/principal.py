@@ -37,7 +37,8 @@ class Principal:
     `name` is the workload's, operator's or device's; `region` is set for workloads only. `hop` is
     the SPIFFE identity of the sidecar or edge that the call came by. `enrolled_ms` is when the
     holder of the certificate enrolled (milliseconds since 1970), as an edge read it there; a
-    renewal keeps it. None if the certificate does not say, or no edge was asked.
+    renewal keeps it. None if the certificate does not say, or no edge was asked. `by_token`: the
+    edge let an operator in by a token, not by a certificate.
     """
 
     kind: Kind
@@ -46,6 +47,7 @@ class Principal:
     hop: str
     region: str | None = None
     enrolled_ms: int | None = None
+    by_token: bool = False
 
     def __str__(self) -> str:
         return self.spiffe_id or self.kind
@@ -72,7 +74,9 @@ def from_header(header: str, trust_domain: str) -> Principal:
         raise UntrustedCaller(
             f"{hop} speaks for {principal}: edges speak for operators and devices alone"
         )
-    return replace(principal, enrolled_ms=_enrolled_ms(elements[-2]))
+    # Of each certificate Envoy says the hash as well.
+    by_token = _only(elements[-2], "hash") is None
+    return replace(principal, enrolled_ms=_enrolled_ms(elements[-2]), by_token=by_token)
 
 
 def _identity(uri: str, trust_domain: str, hop: str) -> Principal:

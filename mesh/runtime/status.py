@@ -11,6 +11,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from isthmus.mesh.v1 import status_pb2, status_pb2_grpc
 
 from mesh.contracts.model import Contract
+from mesh.identity import expiry
 from mesh.place import Place
 from mesh.replication import Group
 
@@ -48,7 +49,7 @@ class StatusService(status_pb2_grpc.StatusServiceServicer):
 
 
 def certificate_status(place: Place) -> status_pb2.CertificateStatus | None:
-    """The instance's leaf; None before it has one."""
+    """The instance's leaf and what it descends from; None before it has one."""
     try:
         leaf = x509.load_pem_x509_certificate((place.identity / "tls.crt").read_bytes())
     except (OSError, ValueError):
@@ -58,4 +59,8 @@ def certificate_status(place: Place) -> status_pb2.CertificateStatus | None:
     status = status_pb2.CertificateStatus(spiffe_id=uris[0] if uris else "")
     status.not_before.FromDatetime(leaf.not_valid_before_utc)
     status.not_after.FromDatetime(leaf.not_valid_after_utc)
+    for each in expiry.lifetimes(place.identity)[1:]:
+        issuer = status.issuers.add(level=each.level.value)
+        issuer.not_before.FromDatetime(each.not_before)
+        issuer.not_after.FromDatetime(each.not_after)
     return status

@@ -7,6 +7,7 @@ another region *links* to the spans of the writes in it, since a frame has no on
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -24,9 +25,9 @@ from opentelemetry.trace import Link, SpanContext, SpanKind, TraceFlags
 from mesh.contracts import Contract
 from mesh.place import Place
 from mesh.replication import Applied, Group
+from mesh.runtime.certificate_metrics import observe_certificates
 from mesh.runtime.integrity_metrics import observe_integrity
 from mesh.runtime.metrics_page import MetricsPage
-from mesh.runtime.status import certificate_status
 
 _EXPORT_MILLISECONDS = 5000
 # Links of one span: enough to find the writes, bounded for the collector.
@@ -84,17 +85,7 @@ class Telemetry:
     def observe(self, place: Place, group: Group | None) -> None:
         """Begins to show the certificate's expiry and the group's state as metrics."""
         meter = self._meters.get_meter("isthmus")
-
-        def expiry(_: CallbackOptions) -> Iterable[Observation]:
-            status = certificate_status(place)
-            return [Observation(status.not_after.seconds)] if status else []
-
-        meter.create_observable_gauge(
-            "isthmus_certificate_expiry_timestamp",
-            [expiry],
-            unit="s",
-            description="When the instance's leaf expires, in seconds since 1970.",
-        )
+        observe_certificates(meter, place, time.time_ns)
         if group is not None:
             observe_group(meter, group)
             observe_integrity(meter, group)

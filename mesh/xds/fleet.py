@@ -43,7 +43,8 @@ class Revision:
 class SidecarView:
     """How one connected client stands.
 
-    `revision` is what it shall have, `acknowledged` the last one that it said it has, or empty.
+    `revision` is what it shall have, `acknowledged` the last one that it said it has, or empty, and
+    when it said so. `rejection` is set while it does not take `revision`.
     """
 
     instance: Instance
@@ -51,6 +52,8 @@ class SidecarView:
     connected_ms: int
     revision: str
     acknowledged: str
+    acknowledged_ms: int
+    rejection: Rejection | None
     types: tuple[TypeView, ...]
 
 
@@ -82,6 +85,8 @@ class Session(Generic[S]):
     connected_ms: int
     wake: Callable[[], None]
     acknowledged: str = ""
+    acknowledged_ms: int = 0
+    heard_ms: int = 0
 
 
 @dataclass
@@ -172,8 +177,12 @@ class Fleet:
         member.sessions.discard(session)
         member.pending.discard(session)
 
-    def heard(self, session: Session[S]) -> None:
+    def heard(self, session: Session[S], now_ms: int) -> None:
         """To be called after each request of a session: notes what it has said."""
+        session.heard_ms = now_ms
+        self._note(session)
+
+    def _note(self, session: Session[S]) -> None:
         member = self._members[session.instance]
         name = session.revision.name
         rejection = session.stream.rejection
@@ -185,6 +194,7 @@ class Fleet:
         elif session in member.pending and session.stream.acknowledged:
             member.pending.discard(session)
             session.acknowledged = name
+            session.acknowledged_ms = session.heard_ms
             if not member.pending:
                 member.acknowledged = name
                 member.rejection = None
@@ -203,6 +213,8 @@ class Fleet:
                 session.connected_ms,
                 session.revision.name,
                 session.acknowledged,
+                session.acknowledged_ms,
+                session.stream.rejection,
                 session.stream.views(),
             )
             for instance, member in sorted(self._members.items())
@@ -258,7 +270,7 @@ class Fleet:
                 session.stream.retarget(revision.snapshots[instance])
                 session.wake()
             for session in list(member.sessions):
-                self.heard(session)  # nothing may have changed for it
+                self._note(session)  # nothing may have changed for it
 
     def _revision(self, instance: Instance) -> Revision | None:
         staged = self._stage is None or instance in self._stage

@@ -12,6 +12,7 @@ from mesh.envoy.discovery import discovered
 from mesh.envoy.text import text
 from mesh.place import EDGE
 from mesh.topology import Topology
+from mesh.traffic import changes as settings
 from mesh.xds.compiler import Compiler
 from mesh.xds.fleet import Instance, Revision
 
@@ -28,13 +29,15 @@ class Planned:
 class Plan:
     """What would change; `sidecars` of all `of` would get something else.
 
-    `by_topology` are those that the topology alone would change.
+    `by_topology` are those that the topology alone would change; `traffic` is what operators set in
+    it.
     """
 
     changes: tuple[Planned, ...]
     by_topology: tuple[Instance, ...]
     sidecars: tuple[Instance, ...]
     of: int
+    traffic: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,7 @@ def plan(old: Deployable, new: Deployable) -> Plan:
         _differ(before, moved),
         _differ(before, after),
         len(before.snapshots.keys() | after.snapshots.keys()),
+        tuple(settings(old.topology.traffic, new.topology.traffic)),
     )
 
 

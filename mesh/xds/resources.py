@@ -12,7 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from weakref import WeakKeyDictionary, WeakValueDictionary
 
-from mesh.envoy.encode import tagged
+from google.protobuf import any_pb2
+
+from mesh.envoy.wire import tagged
 
 _VERSION_DIGITS = 20
 
@@ -32,6 +34,14 @@ class Resource:
     delta: bytes = field(repr=False)
     whole: bytes = field(repr=False)
     needs: frozenset[tuple[str, str]] = frozenset()
+
+    @property
+    def message(self) -> bytes:
+        """The message itself, as it was encoded."""
+        at = 1
+        while self.whole[at] & 0x80:
+            at += 1
+        return any_pb2.Any.FromString(self.whole[at + 1 :]).value
 
 
 @dataclass(frozen=True)

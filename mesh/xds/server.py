@@ -105,6 +105,7 @@ class AdsServer:
         self.traffic = Traffic()
         self._admit = admit
         self._now_ms = now_ms
+        self._streams: set[asyncio.Task[Any]] = set()
 
     def add_to(self, server: grpc.aio.Server) -> None:
         """Adds the service to a server that was made with `SERVER_OPTIONS`."""
@@ -115,6 +116,11 @@ class AdsServer:
         server.add_generic_rpc_handlers(
             (grpc.method_handlers_generic_handler(wire.SERVICE, handlers),)
         )
+
+    def close(self) -> None:
+        """Ends all streams; clients come back, to another process."""
+        for stream in self._streams:
+            stream.cancel()
 
     async def acknowledged(
         self,
@@ -160,10 +166,14 @@ class AdsServer:
             await context.abort(grpc.StatusCode.PERMISSION_DENIED, str(error))
             return
         writer.session = session
+        task = asyncio.current_task()
+        if task is not None:
+            self._streams.add(task)
+            task.add_done_callback(self._streams.discard)
         try:
             while (data := await context.read()) is not grpc.aio.EOF:
                 session.stream.receive(decode(data), self._now_ms())
-                self.fleet.heard(session)
+                self.fleet.heard(session, self._now_ms())
                 writer.wake()
         except (wire.Malformed, TooMuch) as error:
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))

@@ -71,7 +71,8 @@ def method_of(text: str, contract: Contract) -> Method | str:
     Raises `Unclear`.
     """
     wanted = text.removeprefix("/")
-    excepted = [path for path in exceptions.CALLERS_BY_PATH if _ends_with(path[1:], wanted)]
+    paths = [path for each in exceptions.CALLS for path in each.paths]
+    excepted = [path for path in paths if _ends_with(path[1:], wanted)]
     declared = [method for method in contract.methods() if _ends_with(method.path[1:], wanted)]
     found: list[Method | str] = [*declared, *excepted]
     exact = [each for each in found if _path(each)[1:] == wanted]
@@ -90,10 +91,10 @@ def why(contract: Contract, caller: Caller, method: Method | str) -> Verdict:
     """The contract's verdict."""
     if isinstance(method, str):
         service = method[1:].partition("/")[0]
-        reason = next(each.reason for each in exceptions.CALLS if each.service == service)
-        callers, location = exceptions.CALLERS_BY_PATH[method], exceptions.__name__
-        note = f", an exception to the contract: {reason}"
-        callee = EACH
+        found = next(each for each in exceptions.CALLS if each.service == service)
+        callers, location = found.callers, exceptions.__name__
+        note = f", an exception to the contract: {found.reason}"
+        callee = EACH if found.workload == EVERY_WORKLOAD else found.workload
     else:
         callers, location, note = method.callers, str(method.at("callers")), ""
         workload = contract.services[method.service].workload

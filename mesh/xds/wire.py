@@ -11,7 +11,7 @@ from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message, message_factory
 
-from mesh.envoy.encode import tagged
+from mesh.envoy.wire import tagged
 from mesh.xds.delta import DeltaRequest
 from mesh.xds.stream import Response
 from mesh.xds.whole import WholeRequest

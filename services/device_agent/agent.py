@@ -87,9 +87,12 @@ class Agent:
         await asyncio.gather(*(self._stop(channel) for channel in list(self._encoders)))
 
     async def _stop(self, channel_id: str) -> None:
-        encoder = self._encoders.pop(channel_id)
+        encoder = self._encoders[channel_id]
         await encoder.stop()
-        self._restarts_of_stopped += encoder.restarts
+        # Known until it is gone, so that a device that ends meanwhile waits for it as well.
+        if self._encoders.get(channel_id) is encoder:
+            del self._encoders[channel_id]
+            self._restarts_of_stopped += encoder.restarts
 
 
 def _is_sound(command: Run | Fence) -> bool:

@@ -84,17 +84,28 @@ async def _enrol(config: Config, key: PrivateKey) -> Held | None:
 
 
 async def keep_fresh(config: Config, found: Held) -> None:
-    """Renews at half-life, for ever; a failure is tried again until it works."""
+    """Renews at half-life, for ever; a failure is tried again until it works.
+
+    What somebody else has put there meanwhile is as good.
+    """
     while True:
         wait = (found.half_life - _now()).total_seconds()
         # Devices that enrolled together shall not come back together.
         await asyncio.sleep(max(0.0, wait) * random.uniform(0.9, 1.0))  # noqa: S311 - jitter
-        fresh = await _renew(config)
+        fresh = _issued_by_others(config, found) or await _renew(config)
         if fresh is None:
             await asyncio.sleep(random.uniform(*_RENEW_PAUSE_S))  # noqa: S311 - jitter
         else:
             found = fresh
             _log.info("renewed", not_after=found.not_after.isoformat())
+
+
+def _issued_by_others(config: Config, found: Held) -> Held | None:
+    try:
+        there = held(config.identity, _now())
+    except IdentityError:
+        return None
+    return there if there is not None and there.not_after > found.not_after else None
 
 
 async def _renew(config: Config) -> Held | None:

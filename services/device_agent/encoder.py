@@ -108,9 +108,11 @@ class Encoder:
 
     async def stop(self) -> None:
         """Kills ffmpeg and waits until it is gone."""
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await self._task
+        # Once: a second time would interrupt its waiting for ffmpeg's end.
+        if not self._task.cancelling():
+            self._task.cancel()
+        # Not awaited itself: whoever is cancelled here would take that for the encoder's end.
+        await asyncio.wait({self._task})
 
     async def _supervise(self) -> None:
         studio, channel = self._studio, self._studio.output / self.job.channel_id

@@ -33,15 +33,21 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
-async def mesh(tmp_path: Path) -> AsyncIterator[SmallMesh]:
+def short() -> Iterator[Path]:
+    """A folder for sockets, which need a short path."""
+    run = Path(tempfile.mkdtemp(prefix="ist-"))
+    yield run
+    shutil.rmtree(run)
+
+
+@pytest.fixture
+async def mesh(tmp_path: Path, short: Path) -> AsyncIterator[SmallMesh]:
     """Two regions with nothing in them yet; see `SmallMesh`."""
-    run = Path(tempfile.mkdtemp(prefix="ist-"))  # sockets need a short path
-    small = SmallMesh(tmp_path, run, free_blocks(2))
+    small = SmallMesh(tmp_path, short, free_blocks(2))
     try:
         yield small
     finally:
         await small.close()
-        shutil.rmtree(run)
 
 
 @pytest.fixture(scope="session")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import grpc
 
 from mesh.agent import admin
-from mesh.envoy import ControlPlane
+from mesh.envoy import ControlPlane, running
 from mesh.identity import authority
 from mesh.identity.spiffe import WorkloadId
 from mesh.topology import Address
@@ -65,46 +66,32 @@ class Said:
 
     async def statistics(self, name: str) -> dict[str, int]:
         """The counters whose names this regular expression is found in."""
-        text = (await admin.get(self._socket, "/stats")).decode()
-        lines = [line.split(": ") for line in text.splitlines()]
-        return {
-            found[0]: int(found[1])
-            for found in lines
-            if re.search(name, found[0]) and found[1].isdigit()
-        }
+        return await statistics_of(self._socket, name)
 
     async def discovered(self) -> dict[tuple[str, str], tuple[str, Any]]:
         """What it discovered: (type, name) -> version, JSON without the blanks of proto3."""
-        dump = json.loads(await admin.get(self._socket, "/config_dump?include_eds"))
-        return dict(_resources(dump["configs"]))
+        return await discovered_by(self._socket)
 
 
-def _resources(configs: list[dict[str, Any]]) -> Any:
-    for config in configs:
-        for entry in config.get("dynamic_active_clusters", []):
-            yield _one(entry["version_info"], entry["cluster"])
-        for entry in config.get("dynamic_route_configs", []):
-            yield _one(entry["version_info"], entry["route_config"])
-        for entry in config.get("dynamic_listeners", []):
-            active = entry["active_state"]
-            yield _one(active["version_info"], active["listener"])
+async def statistics_of(socket: Path, name: str) -> dict[str, int]:
+    """The counters of the Envoy behind an admin socket whose names this is found in."""
+    text = (await admin.get(socket, "/stats")).decode()
+    lines = [line.split(": ") for line in text.splitlines()]
+    return {
+        found[0]: int(found[1])
+        for found in lines
+        if re.search(name, found[0]) and found[1].isdigit()
+    }
 
 
-def _one(version: str, found: dict[str, Any]) -> Any:
-    type_url = found.pop("@type")
-    return (type_url, found["name"]), (version, plain(found))
-
-
-def plain(value: Any) -> Any:
-    """JSON with each duration as a number of seconds, so that spellings do not count."""
-    match value:
-        case dict():
-            return {key: plain(item) for key, item in value.items()}
-        case list():
-            return [plain(item) for item in value]
-        case str() if re.fullmatch(r"\d+(\.\d+)?s", value):
-            return float(value[:-1])
-    return value
+async def discovered_by(socket: Path) -> dict[tuple[str, str], tuple[str, Any]]:
+    """What it discovered: (type, name) -> version, JSON without the blanks of proto3."""
+    dump = json.loads(await admin.get(socket, running.CONFIG_PAGE))
+    return {
+        (each.type_url, each.name): (each.version, each.value)
+        for each in running.dumped(dump)
+        if each.discovered and each.type_url != running.ENDPOINTS
+    }
 
 
 async def eventually(condition: Any, within: float = 15.0) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from mesh.contracts.model import (
 from mesh.envoy import ControlPlane
 from mesh.identity import authority, keys
 from mesh.identity.enrolment import Credentials
+from mesh.identity.folder import Held
 from mesh.identity.spiffe import DeviceId, Identity, OperatorId, WorkloadId
 from mesh.local.wan import Wan
 from mesh.place import EDGE, Place
@@ -72,12 +73,14 @@ METHODS = (
     _method("Echo", **_REPEATABLE),
     # Never answers; not idempotent.
     _method("Once"),
-    # Never answers; idempotent.
-    _method("Again", **_REPEATABLE),
+    # Ends with the status that the caller names.
+    _method("Fail", **_REPEATABLE),
+    # Answers like Echo, in the own region alone, and is never repeated.
+    _method("Near", locality=Locality.LOCAL),
+    # The same in any region.
+    _method("Plain"),
     # Five a second, two at once.
     _method("Limited", rate_limit=RateLimit(5, 2)),
-    # Never answers, with a short deadline.
-    _method("Slow", timeout=0.5, locality=Locality.LOCAL),
     # Sends a message every 50 ms to a peer.
     _method(
         "Follow",
@@ -87,8 +90,6 @@ METHODS = (
         stream_max_age=60.0,
         locality=Locality.PINNED,
     ),
-    # The same with a short life.
-    _method("Brief", server_streaming=True, timeout=None, stream_max_age=1.0),
     _method("Operate", Callers(roles=frozenset({Role.OPERATOR})), **_REPEATABLE),
     # The home of what it names is us.
     _method(
@@ -96,8 +97,17 @@ METHODS = (
         Callers(workloads=frozenset({"alpha"}), roles=frozenset({Role.OPERATOR})),
         locality=Locality.HOME,
     ),
+    _method("Change", Callers(roles=frozenset({Role.OPERATOR}))),
+    # Never answers.
+    _method("Hold", Callers(roles=frozenset({Role.OPERATOR}))),
+    # Never answers, with a short deadline.
+    _method(
+        "Upload", Callers(roles=frozenset({Role.DEVICE})), timeout=1.0, locality=Locality.LOCAL
+    ),
     _method("Report", Callers(roles=frozenset({Role.DEVICE})), locality=Locality.LOCAL),
 )
+ECHOES = ("Echo", "Near", "Plain", "Limited", "Operate", "Change", "Report")
+"""Those that answer with what they got."""
 ENROLLED_MS = 1_700_000_000_123
 CONTRACT = Contract(
     {
@@ -126,6 +136,7 @@ class App:
     socket: Path
     seen: Counter[str] = field(default_factory=Counter)
     arrived: asyncio.Event = field(default_factory=asyncio.Event)
+    metadata: dict[str, Any] = field(default_factory=dict)
     _server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -134,25 +145,29 @@ class App:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         checked = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(checked, self._server)
-        unary = dict.fromkeys(("Echo", "Limited", "Operate", "Report"), self._echo)
-        unary |= dict.fromkeys(("Once", "Again", "Slow"), self._hold) | {"Homed": self._homed}
-        handlers: dict[str, grpc.RpcMethodHandler] = {
-            name: grpc.unary_unary_rpc_method_handler(self._counted(name, does))
-            for name, does in unary.items()
-        }
-        for name in ("Follow", "Brief"):
-            handlers[name] = grpc.unary_stream_rpc_method_handler(self._stream)
         self._server.add_generic_rpc_handlers(
-            (grpc.method_handlers_generic_handler(SERVICE, handlers),)
+            (grpc.method_handlers_generic_handler(SERVICE, self.handlers()),)
         )
         self._server.add_insecure_port(f"unix:{self.socket}")
         await self._server.start()
         await checked.set("", health_pb2.HealthCheckResponse.SERVING)
 
-    async def stop(self) -> None:
-        """Ends at once."""
+    def handlers(self) -> dict[str, grpc.RpcMethodHandler]:
+        """Its methods."""
+        unary = dict.fromkeys(ECHOES, self._echo)
+        unary |= dict.fromkeys(("Once", "Hold", "Upload"), self._hold)
+        unary |= {"Homed": self._homed, "Fail": self._fail}
+        handlers: dict[str, grpc.RpcMethodHandler] = {
+            name: grpc.unary_unary_rpc_method_handler(self._counted(name, does))
+            for name, does in unary.items()
+        }
+        handlers["Follow"] = grpc.unary_stream_rpc_method_handler(self._stream)
+        return handlers
+
+    async def stop(self, grace: float | None = None) -> None:
+        """Ends at once, or lets calls in flight end for `grace` seconds."""
         if self._server is not None:
-            await self._server.stop(None)
+            await self._server.stop(grace)
 
     def _counted(
         self, name: str, does: Callable[[bytes, Any], Awaitable[bytes]]
@@ -165,8 +180,18 @@ class App:
         return handler
 
     async def _echo(self, request: bytes, context: Any) -> bytes:
-        metadata = dict(context.invocation_metadata())
-        return f"{self.region} {metadata.get('x-forwarded-client-cert', '')}".encode()
+        self.metadata = dict(context.invocation_metadata())
+        caller = self.metadata.get("x-forwarded-client-cert", "")
+        return await self.answer(request, caller, context)
+
+    async def answer(self, request: bytes, caller: str, context: Any) -> bytes:
+        """What Echo and its like answer."""
+        return f"{self.region} {caller}".encode()
+
+    async def _fail(self, request: bytes, context: Any) -> bytes:
+        named = dict(context.invocation_metadata())["status"]
+        await context.abort(grpc.StatusCode[named], "as asked")
+        return b""
 
     async def _homed(self, request: bytes, context: Any) -> bytes:
         if self.region != "us":
@@ -188,11 +213,22 @@ class App:
 class SmallMesh:
     """Two regions (`eu`, `us`) with the WAN between them; start what a test needs."""
 
-    def __init__(self, state: Path, run: Path, ports: list[int]) -> None:
+    def __init__(
+        self,
+        state: Path,
+        run: Path,
+        ports: list[int],
+        *,
+        contract: Contract = CONTRACT,
+        workloads: Sequence[str] = WORKLOADS,
+        access: str = "",
+        app: type[App] = App,
+    ) -> None:
         self.state = state
+        self._app = app
         self.run = run
-        self.contract = CONTRACT
-        self.topology = _topology(state, ports)
+        self.contract = contract
+        self.topology = _topology(state, ports, workloads, access)
         now = utc_now()
         self.root = authority.make_root(DOMAIN, now)
         self.issuers = {
@@ -229,6 +265,11 @@ class SmallMesh:
             identity.uri, leaf.chain_pem, keys.key_pem(key), leaf.trust_pem, leaf.not_after
         )
 
+    def held(self, identity: Identity, region: str = "eu") -> Held:
+        """A fresh identity as a folder holds it."""
+        made, now = self.credentials(identity, region), utc_now()
+        return Held(identity.uri, now, made.not_after, made.chain_pem, made.key_pem, made.trust_pem)
+
     async def start(self, *instances: tuple[str, str]) -> None:
         """Starts sidecars, with an app behind each beta; more of them when called again."""
         if not self.sidecars:
@@ -237,7 +278,7 @@ class SmallMesh:
             place = self.place(region, workload)
             place.run.mkdir(parents=True, exist_ok=True)
             if workload == "beta":
-                self.apps[region] = App(region, place.app_socket)
+                self.apps[region] = self._app(region, place.app_socket)
                 await self.apps[region].start()
             self.credentials(WorkloadId(DOMAIN, region, workload), region).write(place.identity)
             sidecar = Sidecar(self.contract, self.topology, place, control=self.control)
@@ -271,14 +312,20 @@ class SmallMesh:
         return channel
 
     def direct(
-        self, address: topologies.Address, identity: Identity | None, name: str
+        self,
+        address: topologies.Address,
+        identity: Identity | None,
+        name: str,
+        held: Credentials | None = None,
     ) -> grpc.aio.Channel:
-        """A client of its own at some listener, with or without a certificate."""
-        held = self.credentials(identity) if identity is not None else None
+        """A client of its own at some listener, with or without a certificate: a fresh one, or
+        `held`."""
+        if held is None and identity is not None:
+            held = self.credentials(identity)
         channel = grpc.aio.secure_channel(
             str(address),
             grpc.ssl_channel_credentials(
-                authority.pem(self.root.certificate),
+                authority.pem(self.root.certificate, *self.root.others),
                 held.key_pem if held else None,
                 held.chain_pem if held else None,
             ),
@@ -319,7 +366,7 @@ async def status_of(awaitable: Awaitable[Any]) -> tuple[grpc.StatusCode, str]:
     return grpc.StatusCode.OK, ""
 
 
-def _topology(state: Path, ports: list[int]) -> Topology:
+def _topology(state: Path, ports: list[int], workloads: Sequence[str], access: str) -> Topology:
     file = state / "mesh.yaml"
     file.write_text(
         f"""
@@ -328,8 +375,9 @@ trust_domain: {DOMAIN}
 regions:
   - {{name: eu, host: 127.0.0.1, base_port: {ports[0]}}}
   - {{name: us, host: 127.0.0.1, base_port: {ports[1]}}}
-workloads: [{", ".join(WORKLOADS)}]
+workloads: [{", ".join(workloads)}]
 media: {{root: media, origin: "127.0.0.1:{ports[0] + 99}"}}
+{access}
 """
     )
     return topologies.load(file)

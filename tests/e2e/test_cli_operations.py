@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from mesh.cli.exits import Exit
+from mesh.contracts import load
 from tests.support.mesh import Run, RunningMesh
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(240)]
@@ -69,6 +70,7 @@ def test_a_channels_life(isthmus: Run, channel_id: str) -> None:
     assert missing.returncode == Exit.NOT_FOUND
 
 
+@pytest.mark.proves("buf.validate")
 def test_wrong_values_are_named_by_field(isthmus: Run) -> None:
     refused = isthmus("channels", "create", "Not An Id", "--url", "ftp://example.com/x")
     assert refused.returncode == Exit.USAGE
@@ -100,12 +102,20 @@ def test_a_join_token_is_of_the_region_asked(isthmus: Run, running_mesh: Running
     assert token["enrolment_address"] == str(running_mesh.layout.topology.enrolment("ap"))
 
 
+@pytest.mark.proves("ServiceContract.owner", "ServiceContract.runbook")
 def test_status_and_overview(isthmus: Run) -> None:
     status = isthmus("status")
     assert status.returncode == Exit.OK, status.stdout
     assert "docs/runbooks/" in status.stdout.replace("\n", "") or "runbook" in status.stdout.lower()
     seen = answer(isthmus("status", "--json", "--region", "us"))
     assert {each["region"] for each in seen["workloads"]} == {"us"}
+    said = {
+        (each["workload"], each["status"]["owner"], each["status"]["runbook"])
+        for each in seen["workloads"]
+    }
+    services = load().services.values()
+    assert said <= {(each.workload, each.owner, each.runbook) for each in services}
+    assert {workload for workload, *_ in said} == set(load().workloads())
     picture = answer(isthmus("overview", "--region", "ap", "--json"))
     assert picture["region"] == "ap"
     assert {region["region"] for region in picture["regions"]} == {"eu", "us", "ap"}

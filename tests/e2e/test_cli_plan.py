@@ -42,7 +42,7 @@ def deployed(tmp_path: Path) -> Path:
 def test_a_plan_tells_who_loses_what_and_where(deployed: Path) -> None:
     made = isthmus("plan", "--from", str(deployed), "--diff", "--exit-code")
     assert made.returncode == Exit.FAILED, made.stderr
-    assert "ChannelService/ListChannels: 6 of 15 sidecars change" in made.stdout
+    assert "ChannelService/ListChannels: 6 of 18 sidecars change" in made.stdout
     assert "caller `overview` loses access (isthmus/channels/v1/channels.proto:" in made.stdout
     assert "Envoy accepts each" in made.stdout
     assert "--- a/eu/overview/RouteConfiguration/egress" in made.stdout

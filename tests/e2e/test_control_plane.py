@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,7 +15,7 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from mesh.agent import Sidecar, SidecarNotReady
 from mesh.contracts.model import Callers, Contract, Locality
 from mesh.envoy import ControlPlane, Discovered, discovered
-from mesh.envoy.text import text
+from mesh.envoy.running import compiled as form_of
 from mesh.identity.spiffe import OperatorId, WorkloadId
 from mesh.xds import (
     SERVER_OPTIONS,
@@ -29,7 +28,7 @@ from mesh.xds import (
     Snapshot,
 )
 from mesh.xds.kinds import CLUSTER, LISTENER, ROUTES
-from tests.e2e.control import CONTROL, Plane, Said, eventually, plain
+from tests.e2e.control import CONTROL, Plane, Said, eventually
 from tests.e2e.sidecars import CONTRACT, DOMAIN, SERVICE, SmallMesh, call, status_of
 
 pytestmark = pytest.mark.e2e
@@ -99,7 +98,7 @@ async def test_a_change_arrives_and_is_what_was_compiled(mesh: SmallMesh, plane:
         compiled = {
             (each.type_url, each.name): (
                 Compiler().encoded(each).version,
-                plain(json.loads(text(each.message))),
+                form_of(each.name, each.message).value,
             )
             for each in discovered(mesh.contract, mesh.topology, instance.region, instance.workload)
             if each.type_url in (CLUSTER, ROUTES, LISTENER)

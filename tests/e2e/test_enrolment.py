@@ -8,18 +8,21 @@ import shutil
 import sys
 import tempfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import serialization
 from isthmus.mesh.v1 import authority_pb2, authority_pb2_grpc
 
 from mesh import topology as topologies
 from mesh.agent import EnrolmentRefused, Sidecar
 from mesh.agent.sidecar import utc_now
-from mesh.authority import Prepared, device_token, prepare
+from mesh.authority import Prepared, device_token, prepare, renew_issuer, roots
+from mesh.authority.roots import Step
 from mesh.contracts.read import load
 from mesh.identity import authority, enrolment, folder, keys
 from mesh.identity.errors import TokenRefused
@@ -39,6 +42,7 @@ class Region:
     state: Path
     run: Path
     prepared: Prepared
+    sidecars: list[Sidecar] = field(default_factory=list)
 
     def place(self, workload: str) -> Place:
         return Place(
@@ -82,6 +86,7 @@ media: {{root: media, origin: "127.0.0.1:{base + 99}"}}
             stderr=log,
         )
     try:
+        found.sidecars.append(sidecar)
         await sidecar.start()
         yield found
     finally:
@@ -115,6 +120,67 @@ async def test_a_sidecar_enrols_renews_and_lives_on_without_its_token(region: Re
         await again.start(token)
 
 
+async def test_an_authority_signs_by_a_new_issuing_certificate_without_a_restart(
+    region: Region,
+) -> None:
+    sidecar = region.sidecar("channels")
+    held = region.place("channels").identity
+    try:
+        await sidecar.start(region.prepared.tokens["channels"], ready_within=60)
+        issuers = [_issuer_of(held)]
+        for _ in range(2):
+            assert renew_issuer(region.state, region.topology, "eu", utc_now(), early=True)
+            await sidecar.rotate()
+            issuers.append(_issuer_of(held))
+        assert len(set(issuers)) == 3
+        # A token of before is good still: it is of the root, which is the same.
+        edge = region.sidecar("edge")
+        await edge.start(region.prepared.tokens["edge"], ready_within=60)
+        await edge.kill()
+    finally:
+        await sidecar.kill()
+
+
+async def test_a_root_is_replaced_while_everything_runs(region: Region) -> None:
+    """Three steps; what was enrolled under the first root goes on, and tokens work after each."""
+    sidecars = [region.sidecar("channels"), region.sidecar("edge")]
+    authority_itself = region.sidecars[0]
+    names = ("channels", "edge", "authority")
+    try:
+        for sidecar, name in zip(sidecars, names, strict=False):
+            await sidecar.start(region.prepared.tokens[name], ready_within=60)
+        pids = [each.pid for each in sidecars]
+        (first,) = _roots(region.place("channels").identity)
+        trusted = []
+        assert roots.begin(region.state, region.topology, utc_now()) is Step.ANNOUNCED
+        for number in range(3):
+            # One after the other: who has renewed meets who has not.
+            for sidecar in (*sidecars, authority_itself):
+                await sidecar.rotate()
+            trusted.append(_roots(region.place("channels").identity))
+            token = device_token(region.state, region.topology, "eu", f"d-{number}", utc_now())
+            await _enrolled(region, token)
+            roots.advance(region.state, region.topology, utc_now(), early=True)
+        second = trusted[-1][0]
+        assert trusted == [[first, second], [second, first], [second]]
+        assert folder.read(region.place("edge").identity).former_pem == first
+        assert pids == [each.pid for each in sidecars]
+    finally:
+        for sidecar in sidecars:
+            await sidecar.kill()
+
+
+def _roots(identity: Path) -> list[bytes]:
+    found = x509.load_pem_x509_certificates(folder.read(identity).trust_pem)
+    return [authority.pem(each) for each in found]
+
+
+def _issuer_of(identity: Path) -> bytes:
+    """The issuing certificate that a leaf's chain brings along."""
+    _, issuing = x509.load_pem_x509_certificates(folder.read(identity).chain_pem)
+    return issuing.public_bytes(serialization.Encoding.DER)
+
+
 async def test_an_edge_renews_through_an_egress_of_its_own(region: Region) -> None:
     sidecar = region.sidecar("edge")
     try:
@@ -146,6 +212,7 @@ async def test_a_token_goes_to_no_other_authority(region: Region) -> None:
         await enrolment.enrol(address.host, address.port, good)
 
 
+@pytest.mark.proves("Role.ROLE_UNENROLLED")
 async def test_the_enrolment_listener_takes_enrolments_alone_and_not_too_many(
     region: Region,
 ) -> None:

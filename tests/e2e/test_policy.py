@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import secrets
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 
-from mesh.contracts import load
-from mesh.contracts.model import Method, Role
+from mesh.contracts import exceptions, load
+from mesh.contracts.model import Callers, Locality, Role
+from mesh.envoy.telemetry import ACCESS_LOG
 from mesh.local.layout import Layout
 from mesh.place import EDGE
 from tests.support.mesh import RunningMesh
@@ -25,22 +30,49 @@ CONTRACT = load()
 WORKLOADS = CONTRACT.workloads()
 NOBODY = 65534
 
-# (callee, method) for each method that an instance of the callee serves.
+OWN_REGION = {
+    "envoy.service.discovery.v3.AggregatedDiscoveryService",
+    "isthmus.mesh.v1.SidecarService",
+    "isthmus.mesh.v1.TapService",
+}
+"""A control plane tells who comes from another region, itself, that it has nothing for him."""
+DENIED = grpc.StatusCode.PERMISSION_DENIED
+AROUND = "RBAC: access denied"
+"""What a callee's sidecar, or an edge, says to whom it denies a method."""
+
+
+@dataclass(frozen=True)
+class Served:
+    """A method that an instance of the callee serves; only what is `declared` has routes there."""
+
+    callee: str
+    path: str
+    callers: Callers
+    locality: Locality = Locality.LOCAL
+    declared: bool = True
+
+
 SERVED = [
-    pytest.param(callee, method, id=f"{callee}-{method.path[1:]}")
-    for callee in WORKLOADS
-    for service in CONTRACT.served_by(callee)
-    for method in service.methods
-    if Role.UNENROLLED not in method.callers.roles
+    *(
+        Served(callee, method.path, method.callers, method.locality)
+        for callee in WORKLOADS
+        for service in CONTRACT.served_by(callee)
+        for method in service.methods
+    ),
+    *(
+        Served(callee, path, callers, declared=False)
+        for callee in WORKLOADS
+        for path, callers in exceptions.served_by(callee).items()
+    ),
 ]
 
 
-def may_call(method: Method, callee: str, region: str, caller: str, caller_region: str) -> bool:
+def may_call(served: Served, caller: str, region: str) -> bool:
     """What the contract says, spelled out once more: the test does not ask the code under test."""
-    callers = method.callers
+    callers = served.callers
     if callers.any_workload or caller in callers.workloads:
         return True
-    return callers.peers and caller == callee and caller_region != region
+    return callers.peers and caller == served.callee and region != "eu"
 
 
 def credentials(identity: Path) -> grpc.ChannelCredentials:
@@ -52,93 +84,207 @@ def credentials(identity: Path) -> grpc.ChannelCredentials:
     )
 
 
-async def status(
-    address: str, name: str, held: grpc.ChannelCredentials, path: str, workload: str = ""
-) -> tuple[grpc.StatusCode, str]:
-    """What a call with one empty message gets, whatever its kind; OK once anything came back.
-
-    `workload` is whom it is for, where an edge cannot tell that by its path.
-    """
-    metadata = (("x-isthmus-workload", workload),) if workload else ()
+def connected(address: str, name: str, held: grpc.ChannelCredentials) -> grpc.aio.Channel:
+    """A connection of its own to a listener that has a name."""
     options = [("grpc.ssl_target_name_override", name), ("grpc.use_local_subchannel_pool", 1)]
-    async with grpc.aio.secure_channel(address, held, options=options) as channel:
-        call = channel.unary_stream(path)(b"", timeout=1.5, metadata=metadata)
-        try:
-            await call.read()
-        except grpc.aio.AioRpcError as error:
-            return error.code(), error.details() or ""
-        return await call.code() if call.done() else grpc.StatusCode.OK, ""
+    return grpc.aio.secure_channel(address, held, options=options)
 
 
-@pytest.mark.parametrize(("callee", "method"), SERVED)
+async def status(
+    channel: grpc.aio.Channel, path: str, *metadata: tuple[str, str]
+) -> tuple[grpc.StatusCode, str]:
+    """What a call with one empty message gets, whatever its kind; OK once anything came back."""
+    call = channel.unary_stream(path)(b"", timeout=4, metadata=metadata)
+    try:
+        await call.read()
+    except grpc.aio.AioRpcError as error:
+        return error.code(), error.details() or ""
+    found = (await call.code(), "") if call.done() else (grpc.StatusCode.OK, "")
+    call.cancel()
+    return found
+
+
+@dataclass
+class Try:
+    """One call: by whom, which way, of what, and whether the contract lists the caller.
+
+    `foreign`: the caller is of another region than the one that the service is for.
+    """
+
+    who: str
+    channel: grpc.aio.Channel
+    served: Served
+    listed: bool
+    says: str = AROUND
+    foreign: bool = False
+    metadata: tuple[tuple[str, str], ...] = ()
+    trace: str = field(default_factory=lambda: secrets.token_hex(16))
+    answer: tuple[grpc.StatusCode, str] = (grpc.StatusCode.OK, "")
+
+    @property
+    def logged(self) -> bool:
+        """Sidecars ask each other's health all the time: that is in no log."""
+        return not self.served.path.startswith("/grpc.health.v1.")
+
+    async def run(self) -> None:
+        traced = ("traceparent", f"00-{self.trace}-{secrets.token_hex(8)}-01")
+        self.answer = await status(self.channel, self.served.path, traced, *self.metadata)
+
+    def wrong(self, passed: bool) -> Iterator[str]:
+        """What is wrong, given whether the callee's sidecar passed it on to the service."""
+        code, details = self.answer
+        text = f"{self.who}: {self.served.path}: {code.name} {details}"
+        if not self.listed and (code is not DENIED or self.says not in details):
+            yield f"{text}: is not denied"
+        if not self.listed and passed:
+            yield f"{text}: came to the service"
+        denials = (DENIED, grpc.StatusCode.UNAUTHENTICATED)
+        if self.listed and code in denials and not (passed and self.foreign):
+            yield f"{text}: is denied"
+        if self.listed and self.logged and not passed:
+            yield f"{text}: did not come to the service"
+
+
+async def judged(running_mesh: RunningMesh, callee: str, tries: list[Try]) -> None:
+    """Makes all calls, and fails over what was let through or denied against the contract."""
+    try:
+        await asyncio.gather(*(each.run() for each in tries))
+        # Envoy writes its log every second, and ends calls that were given up a little later.
+        awaited = {each.trace for each in tries if each.listed and each.logged}
+        seen: dict[str, Any] = {}
+        end = asyncio.get_running_loop().time() + 20
+        while awaited - seen.keys() and asyncio.get_running_loop().time() < end:
+            await asyncio.sleep(0.2)
+            seen = _passed(running_mesh.layout, callee)
+    finally:
+        for channel in {each.channel for each in tries}:
+            await channel.close()
+    assert any(each.listed for each in tries) and not all(each.listed for each in tries)
+    wrong = [text for each in tries for text in each.wrong(bool(seen.get(each.trace)))]
+    assert not wrong, "\n" + "\n".join(wrong)
+
+
+def _passed(layout: Layout, callee: str) -> dict[str, Any]:
+    """The traces in the log of a callee's sidecar, and which application each was passed on to."""
+    log = layout.place("eu", callee).logs / ACCESS_LOG
+    found: dict[str, Any] = {}
+    for path in (log, log.with_name(f"{ACCESS_LOG}.1")):
+        if path.exists():
+            for line in path.read_bytes().rpartition(b"\n")[0].splitlines():
+                said = json.loads(line)
+                if said["listener"] == "inbound" and said["traceparent"]:
+                    found[said["traceparent"].split("-")[1]] = said["upstream_host"]
+    return found
+
+
+@pytest.mark.proves(
+    *("MethodContract.callers", "Callers.workloads", "Callers.peers", "Callers.any_workload"),
+    "ServiceContract.workload",
+)
+@pytest.mark.parametrize("callee", WORKLOADS)
 async def test_a_workload_is_denied_what_does_not_list_it(
-    running_mesh: RunningMesh, callee: str, method: Method
+    running_mesh: RunningMesh, callee: str
 ) -> None:
-    """Each workload, in its own and in another region, around its own sidecar."""
+    """Each workload, in its own region and in others: through its sidecar, and around it."""
     layout = running_mesh.layout
-    address = str(layout.topology.inbound("eu", callee))
-    name = f"{callee}.eu.{layout.topology.trust_domain}"
-    callers = [(c, r) for c in WORKLOADS for r in ("eu", "us")]
-    answers = await asyncio.gather(
-        *(
-            status(address, name, credentials(layout.place(r, c).identity), method.path)
-            for c, r in callers
-        )
-    )
-    for (caller, region), (code, details) in zip(callers, answers, strict=True):
-        listed = may_call(method, callee, "eu", caller, region)
-        denied = (code, details) == (grpc.StatusCode.PERMISSION_DENIED, "RBAC: access denied")
-        assert denied is not listed, f"{caller} in {region}: {code.name} {details}"
+    topology = layout.topology
+    served = [each for each in SERVED if each.callee == callee]
+    tries = []
+    for region in topology.region_names:
+        for caller in WORKLOADS:
+            place = layout.place(region, caller)
+            around = connected(
+                str(topology.inbound("eu", callee)),
+                f"{callee}.eu.{topology.trust_domain}",
+                credentials(place.identity),
+            )
+            tries += [
+                Try(
+                    f"{region}/{caller}",
+                    around,
+                    each,
+                    may_call(each, caller, region),
+                    foreign=region != "eu" and each.path[1:].split("/")[0] in OWN_REGION,
+                )
+                for each in served
+            ]
+            for pinned in (False, True):
+                if region != "eu" and not pinned:
+                    continue  # it would ask the instance of its own region
+                through = grpc.aio.insecure_channel(
+                    f"unix:{place.egress_socket}",
+                    options=[
+                        ("grpc.default_authority", f"{callee}.eu" if pinned else callee),
+                        ("grpc.use_local_subchannel_pool", 1),
+                    ],
+                )
+                says = f"the contract does not let workload {caller} call this"
+                tries += [
+                    Try(
+                        f"{region}/{caller} through its sidecar",
+                        through,
+                        each,
+                        may_call(each, caller, region),
+                        says,
+                    )
+                    for each in served
+                    if each.declared and (each.locality is Locality.PINNED) == pinned
+                ]
+    await judged(running_mesh, callee, tries)
 
 
 async def test_an_edge_says_that_it_must_know_which_workload_is_asked(
     running_mesh: RunningMesh,
 ) -> None:
     layout = running_mesh.layout
-    edge = str(layout.topology.edge("eu"))
     members = "/isthmus.replication.v1.MembersService/Evict"
-    for workload in ("", "nobody"):
-        answer = await status(edge, "localhost", credentials(layout.operator), members, workload)
-        assert answer == (
-            grpc.StatusCode.PERMISSION_DENIED,
-            "say in the header x-isthmus-workload which workload is asked: devices, channels",
-        )
+    address = str(layout.topology.edge("eu"))
+    async with connected(address, "localhost", credentials(layout.operator)) as edge:
+        for asked in ((), (("x-isthmus-workload", "nobody"),)):
+            assert await status(edge, members, *asked) == (
+                DENIED,
+                "say in the header x-isthmus-workload which workload is asked: "
+                "devices, channels, control",
+            )
 
 
-@pytest.mark.parametrize(("callee", "method"), SERVED)
+@pytest.mark.proves("Callers.roles", "Role.ROLE_OPERATOR", "Role.ROLE_DEVICE")
+@pytest.mark.parametrize("callee", WORKLOADS)
 async def test_an_edge_carries_only_what_lists_a_role(
-    running_mesh: RunningMesh, callee: str, method: Method
+    running_mesh: RunningMesh, callee: str
 ) -> None:
-    """An operator and a device, through the edge, and around it."""
+    """An operator, a device and a workload, through the edge, and the former two around it."""
     layout = running_mesh.layout
-    edge = str(layout.topology.edge("eu"))
-    inbound = str(layout.topology.inbound("eu", callee))
-    inbound_name = f"{callee}.eu.{layout.topology.trust_domain}"
-    identities = {
-        Role.OPERATOR: layout.operator,
-        Role.DEVICE: layout.state / "devices" / "encoder-eu-1" / "identity",
+    topology = layout.topology
+    inbound = str(topology.inbound("eu", callee)), f"{callee}.eu.{topology.trust_domain}"
+    holders: dict[str, tuple[Role | None, Path]] = {
+        "operator": (Role.OPERATOR, layout.operator),
+        "device": (Role.DEVICE, layout.state / "devices" / "encoder-eu-1" / "identity"),
+        "overview": (None, layout.place("eu", "overview").identity),
     }
-    for role, folder in identities.items():
+    asked = (("x-isthmus-workload", callee),)
+    tries = []
+    for who, (role, folder) in holders.items():
         held = credentials(folder)
-        code, details = await status(edge, "localhost", held, method.path, callee)
-        if role not in method.callers.roles:
-            assert code == grpc.StatusCode.PERMISSION_DENIED, f"{role}: {code.name} {details}"
-        else:
-            assert "RBAC" not in details, f"{role}: {code.name} {details}"
-        code, _ = await status(inbound, inbound_name, held, method.path)
-        assert code == grpc.StatusCode.PERMISSION_DENIED, f"{role} around the edge"
+        edge = connected(str(topology.edge("eu")), "localhost", held)
+        around = connected(*inbound, held)
+        for each in SERVED:
+            if each.callee != callee:
+                continue
+            listed = role in each.callers.roles
+            tries.append(Try(f"{who} through the edge", edge, each, listed, "", metadata=asked))
+            if role is not None:
+                tries.append(Try(f"{who} around the edge", around, each, False))
+    await judged(running_mesh, callee, tries)
 
 
 async def test_without_a_certificate_no_listener_answers(running_mesh: RunningMesh) -> None:
     topology = running_mesh.layout.topology
     roots = grpc.ssl_channel_credentials((running_mesh.layout.operator / "trust.crt").read_bytes())
     for workload in (*WORKLOADS, EDGE):
-        code, _ = await status(
-            str(topology.inbound("eu", workload)),
-            f"{workload}.eu.{topology.trust_domain}",
-            roots,
-            "/isthmus.mesh.v1.StatusService/GetStatus",
-        )
+        address, name = topology.inbound("eu", workload), f"{workload}.eu.{topology.trust_domain}"
+        async with connected(str(address), name, roots) as channel:
+            code, _ = await status(channel, "/isthmus.mesh.v1.StatusService/GetStatus")
         assert code == grpc.StatusCode.UNAVAILABLE, workload
 
 

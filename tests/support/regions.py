@@ -33,6 +33,13 @@ CHANNEL = "isthmus.channels.v1.Channel"
 FIRST_OPERATOR = WriteContext(actor="operator/first")
 
 
+def receive(
+    journal: Journal, body: bytes, hash: bytes, now_ms: int, signature: bytes = b""
+) -> bool:
+    """Takes a frame as from its origin; tells whether it is new. Raises what a journal raises."""
+    return journal.take(journal.read(body, hash, now_ms, None, signature))
+
+
 def _field(name: str, number: int, merge: Merge, *order_by: str) -> Field:
     return Field(name, number, (number,), merge, order_by)
 

@@ -1,6 +1,7 @@
 """The rules that a contract must keep, as data; one file for each subject."""
 
 from mesh.contracts.rules import (
+    bindings,
     callers,
     deadlines,
     entities,
@@ -16,6 +17,7 @@ RULES: tuple[Rule, ...] = (
     *supported.RULES,
     *services.RULES,
     *callers.RULES,
+    *bindings.RULES,
     *deadlines.RULES,
     *promises.RULES,
     *entities.RULES,

@@ -11,7 +11,6 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 
 import grpc
@@ -20,11 +19,10 @@ from mesh.contracts.model import Contract
 from mesh.topology import Topology
 from mesh.xds import SERVER_OPTIONS, AdsServer, Compiler, Fleet, Revision
 from mesh.xds.kinds import ENDPOINTS, ROUTES
+from mesh.xds.resources import Snapshot
 from tests.bench.mesh.contract import FRONT, contract, topology, with_callers
-from tests.bench.rows import Row, percentile, row
 
 ROOT = Path(__file__).resolve().parents[3]
-BATCHES = 3
 _PATIENCE = 120.0
 
 
@@ -46,12 +44,12 @@ async def run(streams: int, resources: int, changes: int) -> Figures:
     now, compiler, found = contract(whole), Compiler(), Figures()
     first = _revision(compiler, "0", now, whole)
     assert sum(map(len, first.snapshots[FRONT].values())) == resources
-    before = _resident()
+    before = resident()
     began = time.perf_counter()
     async with _serving(first, streams) as ads:
         await _all_have(ads, "0", streams)
         found.connected = time.perf_counter() - began
-        found.megabytes = _resident() - before
+        found.megabytes = resident() - before
         sent, used = ads.traffic.bytes, time.process_time()
         for number in range(1, changes + 1):
             started = time.perf_counter()
@@ -67,25 +65,6 @@ async def run(streams: int, resources: int, changes: int) -> Figures:
         found.bytes_each = (ads.traffic.bytes - sent) / changes / streams
         found.cpu_each = (time.process_time() - used) / changes / streams * 1e6
     return found
-
-
-def rows(streams: int, resources: int, found: Figures) -> list[Row]:
-    """A run's rows; the spread is that of its thirds."""
-    label = f"{streams} streams, {resources} resources"
-    size = max(1, len(found.applied) // BATCHES)
-    thirds = [
-        list(islice(found.applied, at, at + size))
-        for at in range(0, size * min(BATCHES, len(found.applied)), size)
-    ]
-    return [
-        row(f"change to last ACK, {label}, p50", [percentile(b, 50) for b in thirds], "ms"),
-        row(f"change to last ACK, {label}, p99", [percentile(b, 99) for b in thirds], "ms"),
-        row(f"of it compiling, {label}", found.compiled, "ms"),
-        row(f"sent to each stream for a change, {label}", [found.bytes_each], "B"),
-        row(f"server's processor for each stream's change, {label}", [found.cpu_each], "µs"),
-        row(f"all connected and served, {label}", [found.connected], "s"),
-        row(f"server's memory for all streams, {label}", [found.megabytes], "MB"),
-    ]
 
 
 def _revision(compiler: Compiler, name: str, now: Contract, whole: Topology) -> Revision:
@@ -108,24 +87,32 @@ async def _serving(first: Revision, streams: int) -> AsyncIterator[AdsServer]:
         ads.add_to(server)
         server.add_insecure_port(f"unix:{socket}")
         await server.start()
-        clients = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "tests.bench.mesh.clients", str(socket), str(streams)),
-            cwd=ROOT,
-            stdin=asyncio.subprocess.PIPE,
-        )
         try:
-            assert clients.stdin is not None
-            snapshot = first.snapshots[FRONT]
-            named = {type_url: list(snapshot[type_url]) for type_url in (ENDPOINTS, ROUTES)}
-            clients.stdin.write(json.dumps(named).encode() + b"\n")
-            yield ads
+            async with sidecars(socket, streams, first.snapshots[FRONT]):
+                yield ads
         finally:
-            clients.kill()
-            await clients.wait()
             await server.stop(None)
 
 
-def _resident() -> float:
+@asynccontextmanager
+async def sidecars(socket: Path, streams: int, snapshot: Snapshot) -> AsyncIterator[None]:
+    """A process of simulated sidecars, which ask for what is in a snapshot."""
+    clients = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "tests.bench.mesh.clients", str(socket), str(streams)),
+        cwd=ROOT,
+        stdin=asyncio.subprocess.PIPE,
+    )
+    try:
+        assert clients.stdin is not None
+        named = {type_url: list(snapshot[type_url]) for type_url in (ENDPOINTS, ROUTES)}
+        clients.stdin.write(json.dumps(named).encode() + b"\n")
+        yield
+    finally:
+        clients.kill()
+        await clients.wait()
+
+
+def resident() -> float:
     """Megabytes of this process now."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / (1 << 20)

@@ -20,11 +20,13 @@ from mesh.xds import wire
 from mesh.xds.kinds import CLUSTER, LISTENER
 
 _PER_CHANNEL = 50
+_NODE = tagged(1, tagged(1, b"front"))
+"""Who asks: each stream's first request says it."""
 
 
 async def main(socket: str, count: int, named: dict[str, list[str]]) -> None:
     """Runs until it is killed."""
-    requests = [_request(CLUSTER)]
+    requests = [_NODE + _request(CLUSTER)]
     requests += [_request(type_url, names) for type_url, names in named.items()]
     requests.insert(2, _request(LISTENER))
     options = [

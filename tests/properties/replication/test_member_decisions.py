@@ -78,8 +78,9 @@ def test_tables_survive_their_encoding(steps) -> None:
     st.lists(st.tuples(acts, names), max_size=6),
     st.lists(st.tuples(acts, names), max_size=6),
     st.sampled_from(["ap", "us"]),
+    st.booleans(),
 )
-def test_what_a_former_home_decides_is_fenced(old, new, to) -> None:
+def test_what_a_former_home_decides_is_fenced(old, new, to, by_force) -> None:
     def go_on(table: Members, steps) -> Members:
         for act, region in steps:
             try:
@@ -90,7 +91,8 @@ def test_what_a_former_home_decides_is_fenced(old, new, to) -> None:
 
     start = Members("eu")
     former = go_on(start, old)
-    moved = go_on(decisions.move_home(start, to), new)
+    home = decisions.take_home(start, to, by({})) if by_force else decisions.move_home(start, to)
+    moved = go_on(home, new)
     assert moved.rank > former.rank
     assert rank(moved) > rank(former)
 

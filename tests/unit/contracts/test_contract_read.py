@@ -49,7 +49,7 @@ def sets() -> dict[str, descriptor_pb2.FileDescriptorSet]:
 
 def test_the_projects_own_contract_is_sound() -> None:
     contract = load()
-    assert contract.workloads() == ("authority", "channels", "devices", "overview")
+    assert contract.workloads() == ("authority", "channels", "control", "devices", "overview")
     assert contract.group_of("channels") == "channels"
     create = next(m for m in contract.methods() if m.name == "CreateChannel")
     assert create.path == "/isthmus.channels.v1.ChannelService/CreateChannel"

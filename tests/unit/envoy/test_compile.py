@@ -13,11 +13,15 @@ from typing import Any
 import pytest
 
 from mesh import topology as topologies
+from mesh.access import Access, JwtIssuer
 from mesh.contracts import exceptions
 from mesh.contracts.model import EVERY_WORKLOAD, Contract, Idempotency, Locality, Method, Role
 from mesh.contracts.read import load
-from mesh.envoy import EnvoyConfigError, compile_for, render
+from mesh.envoy import EnvoyConfigError, compile_for
+from mesh.envoy.render import render
+from mesh.envoy.retries import BEFORE_IT_BEGAN, ON_FAILURE
 from mesh.place import EDGE, Place
+from mesh.traffic import Bounds, Traffic
 
 ROOT = Path(__file__).parents[3]
 TOPOLOGY = topologies.load(ROOT / "mesh.yaml")
@@ -112,7 +116,7 @@ def test_inbound_allows_exactly_the_contracts_callers(workload: str) -> None:
             assert principals(route) == expected_callers(METHODS[path], workload, "us"), path
     served = {m.path for s in CONTRACT.served_by(workload) for m in s.methods}
     unenrolled = {p for p in served if METHODS[p].callers.roles == {Role.UNENROLLED}}
-    assert seen == (served - unenrolled) | exceptions.CALLERS_BY_PATH.keys() | {"/metrics"}
+    assert seen == (served - unenrolled) | exceptions.served_by(workload).keys() | {"/metrics"}
 
 
 @pytest.mark.parametrize("workload", EVERYONE)
@@ -148,7 +152,9 @@ def test_egress_ends_in_a_refusal_everywhere(workload: str) -> None:
 
 def test_an_edge_asks_for_the_role_of_each_method() -> None:
     seen = set()
-    for route in routes("eu", EDGE, "edge"):
+    strangers, *found = routes("eu", EDGE, "edge")
+    assert "direct_response" in strangers
+    for route in found:
         path = route["match"].get("path")
         who = METHODS[path].callers if path in METHODS else exceptions.CALLERS_BY_PATH.get(path)
         if who is None:
@@ -174,7 +180,7 @@ def test_platform_services_at_an_edge_go_by_header_and_else_to_overview() -> Non
     }
     paths |= {p: set(TOPOLOGY.workloads) for p, w in exceptions.CALLERS_BY_PATH.items() if w.roles}
     # A service of those who own a group is not for the others: they would not know it.
-    assert {"channels", "devices"} in paths.values()
+    assert {"channels", "control", "devices"} in paths.values()
     for path, serving in paths.items():
         ways = {}
         for route in routes("eu", EDGE, "edge"):
@@ -193,11 +199,11 @@ def test_platform_services_at_an_edge_go_by_header_and_else_to_overview() -> Non
         assert ways == {w: f"{w}/local" for w in serving} | default | {"told": ""}
 
 
-def test_no_route_retries_unless_its_method_is_idempotent() -> None:
+def test_no_route_repeats_a_call_unless_its_method_is_idempotent() -> None:
     retried = 0
     for route in every_route():
         policy = route.get("route", {}).get("retry_policy")
-        if policy is None:
+        if policy is None or policy["retry_on"] == BEFORE_IT_BEGAN:
             continue
         retried += 1
         method = METHODS[route["match"]["path"]]
@@ -206,6 +212,23 @@ def test_no_route_retries_unless_its_method_is_idempotent() -> None:
         assert policy["num_retries"] == method.retry.attempts - 1
         assert float(policy["per_try_timeout"].rstrip("s")) == method.retry.per_try
     assert retried > 10
+
+
+def test_what_nobody_repeats_elsewhere_waits_for_a_process_that_is_started_again() -> None:
+    waiting = set()
+    for workload in TOPOLOGY.workloads:
+        for route in routes("eu", workload, "inbound"):
+            policy = route["route"].get("retry_policy")
+            if policy is not None:
+                assert policy["retry_on"] == BEFORE_IT_BEGAN
+                waiting.add(route["match"]["path"])
+    assert waiting == {
+        method.path
+        for method in METHODS.values()
+        if not (method.retry and method.locality is Locality.NEAREST)
+        and not method.client_streaming
+        and method.callers.roles != {Role.UNENROLLED}
+    }
 
 
 @pytest.mark.parametrize("workload", TOPOLOGY.workloads)
@@ -219,7 +242,11 @@ def test_who_gets_a_retry_is_told_which_attempt_it_is(workload: str) -> None:
 
 
 def test_every_retry_of_the_contract_is_in_some_callers_sidecar() -> None:
-    retried = {r["match"]["path"] for r in every_route() if "retry_policy" in r.get("route", {})}
+    retried = {
+        route["match"]["path"]
+        for route in every_route()
+        if route.get("route", {}).get("retry_policy", {}).get("retry_on") == ON_FAILURE
+    }
     assert retried == {path for path, method in METHODS.items() if method.retry is not None}
 
 
@@ -257,9 +284,11 @@ def test_inbound_requires_a_certificate_denies_by_default_and_appends_the_peer(
 @pytest.mark.parametrize("workload", EVERYONE)
 def test_connections_from_outside_are_bounded_and_leave_room_for_the_own(workload: str) -> None:
     document = compiled("eu", workload)
-    (monitor,) = document["overload_manager"]["resource_monitors"]
+    monitor, *more = document["overload_manager"]["resource_monitors"]
     assert monitor["name"] == "envoy.resource_monitors.global_downstream_max_connections"
     assert int(monitor["typed_config"]["max_active_downstream_connections"]) > 1000
+    heap = ["envoy.resource_monitors.fixed_heap"] if workload == EDGE else []
+    assert [each["name"] for each in more] == heap
     assert document["admin"]["ignore_global_conn_limit"] is True
     free = {
         found["name"]
@@ -273,7 +302,42 @@ def test_an_edge_replaces_what_clients_claim() -> None:
     http = manager("eu", EDGE, "edge")
     assert http["forward_client_cert_details"] == "SANITIZE_SET"
     assert http["set_current_client_cert_details"] == {"uri": True, "subject": True}
-    assert http["http_filters"][0]["typed_config"]["rules"] == {}
+    (deny,) = (each for each in http["http_filters"] if each["name"] == _FILTER)
+    assert deny["typed_config"]["rules"] == {}
+
+
+def test_an_edge_bounds_what_one_client_can_cost() -> None:
+    http = manager("eu", EDGE, "edge")
+    assert http["request_headers_timeout"] == "10s"
+    assert http["max_request_headers_kb"] == 16
+    assert http["common_http_protocol_options"]["idle_timeout"] == "60s"
+    assert http["http2_protocol_options"]["max_concurrent_streams"] == 128
+    assert listener("eu", EDGE, "edge")["per_connection_buffer_limit_bytes"] == 256 * 1024
+    filters = [each["name"] for each in http["http_filters"]]
+    # Who may not call is not listened to at length.
+    assert filters.index(_FILTER) < filters.index("envoy.filters.http.buffer")
+    streaming = {m.path for m in CONTRACT.methods() if m.client_streaming and m.callers.roles}
+    assert streaming
+    for route in routes("eu", EDGE, "edge"):
+        unheld = "envoy.filters.http.buffer" in route.get("typed_per_filter_config", {})
+        if "route" not in route:
+            # A refusal waits for nothing.
+            assert unheld
+            continue
+        assert route["route"]["max_stream_duration"]["max_stream_duration"]
+        path = route["match"]["path"]
+        free = path in streaming | set(exceptions.CALLERS_BY_PATH) or path.startswith("/metrics/")
+        assert unheld == free
+
+
+@pytest.mark.parametrize("workload", EVERYONE)
+def test_no_session_is_resumed(workload: str) -> None:
+    for found in compiled("eu", workload)["static_resources"]["listeners"]:
+        for chain in found["filter_chains"]:
+            if "transport_socket" in chain:
+                context = chain["transport_socket"]["typed_config"]
+                assert context["disable_stateless_session_resumption"] is True
+                assert context["disable_stateful_session_resumption"] is True
 
 
 def test_enrolment_is_one_rate_limited_route_in_the_authority_alone() -> None:
@@ -312,7 +376,7 @@ def test_nearest_fails_over_in_order_and_verifies_each_region_as_itself() -> Non
     assert tuple(order) == TOPOLOGY.failover_order("us") == ("us", "ap", "eu")
     priorities = [e.get("priority", 0) for e in cluster["load_assignment"]["endpoints"]]
     assert priorities == [0, 1, 2]
-    assert cluster["outlier_detection"]["consecutive_5xx"] == 3
+    assert cluster["outlier_detection"]["consecutive_gateway_failure"] == 3
     assert cluster["health_checks"][0]["grpc_health_check"] == {"authority": "channels"}
     for match in cluster["transport_socket_matches"]:
         context = match["transport_socket"]["typed_config"]
@@ -336,6 +400,29 @@ def test_a_pinned_cluster_has_one_region_and_no_ejection() -> None:
     assert _verified(cluster["transport_socket"]["typed_config"]) == uri("us", "channels")
 
 
+def test_bounds_are_in_every_cluster_and_those_of_mesh_yaml_in_those_of_their_workload() -> None:
+    bounds = Bounds(7, 8, 9, 10.0, 11, 12, 13.0)
+    topology = replace(TOPOLOGY, traffic=Traffic(bounds=(("channels", bounds),)))
+    bounded = 0
+    for workload in EVERYONE:
+        document = json.loads(compile_for(CONTRACT, topology, place("eu", workload)).bootstrap)
+        for cluster in document["static_resources"]["clusters"]:
+            (threshold,) = cluster["circuit_breakers"]["thresholds"]
+            budget = threshold["retry_budget"]
+            assert threshold["max_requests"] and budget["min_retry_concurrency"]
+            if not cluster["name"].startswith("channels/"):
+                assert threshold["max_connections"] == 1024
+                continue
+            bounded += 1
+            assert [threshold[f"max_{n}"] for n in ("connections", "pending_requests")] == [7, 8]
+            assert threshold["max_requests"] == 9
+            assert budget == {"budget_percent": {"value": 10.0}, "min_retry_concurrency": 11}
+            if cluster["name"] == "channels/nearest":
+                assert cluster["outlier_detection"]["consecutive_gateway_failure"] == 12
+                assert cluster["outlier_detection"]["base_ejection_time"] == "13s"
+    assert bounded > 3
+
+
 def test_every_cluster_to_a_workload_pings_so_that_a_stall_is_noticed() -> None:
     for workload in EVERYONE:
         for name, cluster in _clusters("eu", workload).items():
@@ -351,6 +438,8 @@ def test_there_is_a_cluster_for_each_target_and_no_other() -> None:
     for workload in EVERYONE:
         text = json.dumps(compiled("eu", workload)["static_resources"]["listeners"])
         used = set(re.findall(r'"cluster": "([^"]+)"', text))
+        # An edge's script asks its agent.
+        used |= set(re.findall(r'httpCall\(\\"([^"\\]+)', text))
         assert used == _clusters("eu", workload).keys()
 
 
@@ -470,14 +559,107 @@ def test_render_is_validated_by_envoy_and_reproducible(tmp_path: Path) -> None:
     assert [f.name for f in first] == list(EVERYONE)
     for before, after in zip(first, second, strict=True):
         names = sorted(p.name for p in before.iterdir())
-        assert names == ["bootstrap.json", "leaf.sds.json"]
+        assert names == ["bootstrap.json"]
         for name in names:
             assert (before / name).read_bytes() == (after / name).read_bytes()
 
 
 def _verified(context: dict[str, Any]) -> str:
-    validation = context["common_tls_context"]["validation_context"]
-    (match,) = validation["match_typed_subject_alt_names"]
+    validation = context["common_tls_context"]["combined_validation_context"]
+    assert validation["validation_context_sds_secret_config"]["name"] == "roots"
+    (match,) = validation["default_validation_context"]["match_typed_subject_alt_names"]
     assert match["san_type"] == "URI"
     exact: str = match["matcher"]["exact"]
     return exact
+
+
+def test_an_edge_asks_everyone_for_a_certificate_unless_mesh_yaml_says_otherwise() -> None:
+    for access, required in (
+        (Access(), True),
+        (Access(origins=("https://a.example",)), False),
+        (Access(jwt=ISSUER), False),
+    ):
+        found = _edge_of(access)
+        tls = found["filter_chains"][0]["transport_socket"]["typed_config"]
+        assert tls.get("require_client_certificate", False) is required
+        # One that is shown is verified all the same.
+        verified = tls["common_tls_context"]["combined_validation_context"]
+        assert verified["validation_context_sds_secret_config"]["name"] == "roots"
+
+
+def test_a_token_opens_what_operators_may_call_and_nothing_else() -> None:
+    (host,) = _edge_of(Access(jwt=ISSUER))["filter_chains"][0]["filters"][-1]["typed_config"][
+        "route_config"
+    ]["virtual_hosts"]
+    by_token = set()
+    for route in host["routes"][1:]:
+        policies = route["typed_per_filter_config"][_FILTER]["rbac"]["rules"]["policies"]
+        if "sourced_metadata" in json.dumps(policies):
+            by_token.add(route["match"]["path"])
+    methods = {m.path for m in CONTRACT.methods() if Role.OPERATOR in m.callers.roles}
+    pages = {f"{exceptions.METRICS.prefix}{name}" for name in TOPOLOGY.workloads}
+    assert by_token == methods | set(exceptions.CALLERS_BY_PATH) | pages
+    (named,) = host["request_headers_to_add"]
+    assert named["header"]["key"] == "x-forwarded-client-cert"
+    assert named["append_action"] == "ADD_IF_ABSENT"  # a certificate goes before
+
+
+def test_a_request_is_json_before_it_is_judged_and_a_token_is_read_before_both() -> None:
+    http = _edge_of(Access(jwt=ISSUER))["filter_chains"][0]["filters"][-1]["typed_config"]
+    names = [each["name"].rpartition(".")[2] for each in http["http_filters"]]
+    assert names == [
+        "local_ratelimit",
+        "cors",
+        "grpc_web",
+        "jwt_authn",
+        "grpc_json_transcoder",
+        "rbac",
+        "lua",
+        "buffer",
+        "clock",
+        "drills",
+        "grpc_stats",
+        "router",
+    ]
+
+
+ISSUER = JwtIssuer("https://login.example", "isthmus", '{"keys": []}')
+
+
+def _edge_of(access: Access) -> dict[str, Any]:
+    topology = replace(TOPOLOGY, access=access)
+    document = json.loads(compile_for(CONTRACT, topology, place("eu", EDGE)).bootstrap)
+    found: dict[str, Any] = document["static_resources"]["listeners"][0]
+    return found
+
+
+def test_who_was_revoked_is_in_no_policy_and_no_cluster() -> None:
+    gone = "spiffe://isthmus.test/region/us/workload/channels"
+    out = ("spiffe://isthmus.test/operator/ann", "spiffe://isthmus.test/device/cam-1")
+    topology = replace(TOPOLOGY, revoked=frozenset({gone, *out}), access=Access(jwt=ISSUER))
+    for workload in (*TOPOLOGY.workloads, EDGE):
+        document = json.loads(compile_for(CONTRACT, topology, place("eu", workload)).bootstrap)
+        (entry,) = (
+            found
+            for found in document["static_resources"]["listeners"]
+            if found["name"] in ("inbound", "edge")
+        )
+        first, *_, manager = entry["filter_chains"][0]["filters"]
+        # Its connections end before anything of theirs is read.
+        assert first["name"] == "envoy.filters.network.rbac"
+        assert first["typed_config"]["rules"]["action"] == "DENY"
+        assert all(uri in json.dumps(first) for uri in (gone, *out))
+        # Nor does a policy name that workload, or a cluster lead there.
+        assert gone not in json.dumps(manager)
+        for found in document["static_resources"]["clusters"]:
+            if gone in json.dumps(found):
+                (locality,) = found["load_assignment"]["endpoints"]
+                assert "lb_endpoints" not in locality
+        if workload == EDGE:
+            policies = json.dumps(manager)
+            assert policies.count(
+                f'"not_id": {{"authenticated": {{"principal_name": {{"exact": "{out[0]}"'
+            )
+            assert '"value": {"string_match": {"exact": "ann"}}' in policies
+    again = compile_for(CONTRACT, TOPOLOGY, place("eu", EDGE)).bootstrap
+    assert "envoy.filters.network.rbac" not in again

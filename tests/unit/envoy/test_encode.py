@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from envoy_data_plane.envoy.type import v3 as types
 from envoy_data_plane.google.protobuf import Struct
 
 from mesh import topology as topologies
+from mesh.access import Access, JwtIssuer
 from mesh.contracts.read import load
 from mesh.envoy import listeners, routes
 from mesh.envoy.clusters import upstream_cluster
@@ -22,6 +24,10 @@ from mesh.envoy.target import Target
 from mesh.place import Place
 
 TOPOLOGY = topologies.load(Path(__file__).parents[3] / "mesh.yaml")
+OPEN = replace(
+    TOPOLOGY,
+    access=Access(("https://a.example",), JwtIssuer("https://b.example", "c", "{}")),
+)
 CONTRACT = load()
 PLACE = Place("eu", "channels", TOPOLOGY.path, Path("run"), Path("state"))
 
@@ -30,12 +36,14 @@ def compiled() -> list[betterproto2.Message]:
     tables = [
         routes.inbound(CONTRACT, TOPOLOGY, "eu", "channels").configuration("inbound"),
         routes.egress(CONTRACT, TOPOLOGY, "eu", "channels").configuration("egress"),
-        routes.edge(CONTRACT, TOPOLOGY).configuration("edge"),
+        routes.edge(CONTRACT, TOPOLOGY, "eu").configuration("edge"),
     ]
     address, sds = TOPOLOGY.inbound("eu", "channels"), Path("sds")
     return [
         *tables,
         listeners.inbound(address, PLACE, sds, tables[0], CONTRACT.methods()),
+        listeners.edge(address, PLACE, sds, tables[2], CONTRACT, OPEN),
+        routes.edge(CONTRACT, OPEN, "eu").configuration("edge"),
         listeners.enrolment(address, PLACE, sds, tables[1]),
         upstream_cluster(Target("devices", "nearest"), TOPOLOGY, PLACE, sds),
         upstream_cluster(Target("devices", "pinned", "us"), TOPOLOGY, PLACE, sds),

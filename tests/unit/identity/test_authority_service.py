@@ -14,9 +14,9 @@ from isthmus.mesh.v1 import authority_pb2 as pb
 
 from mesh.authority.service import AuthorityService, EnrolmentService, Signer
 from mesh.identity import authority, keys
-from mesh.identity.spiffe import DeviceId, Identity, WorkloadId
+from mesh.identity.spiffe import DeviceId, Identity, OperatorId, WorkloadId
 from mesh.identity.tokens import TokenStore
-from mesh.runtime import Unauthenticated
+from mesh.runtime import PermissionDenied, Unauthenticated
 from mesh.runtime.context import Call, current
 from mesh.runtime.principal import Principal
 
@@ -33,8 +33,9 @@ class Authority:
         self.now = START
         root = authority.make_root(DOMAIN, START)
         issuer = authority.make_region_issuer(root, DOMAIN, "eu", START)
-        self.tokens = TokenStore(folder / "tokens.sqlite", "eu", issuer.root_hash)
-        signer = Signer(issuer, Mock(), "eu", lambda: self.now)
+        self.tokens = TokenStore(folder / "tokens.sqlite", "eu", lambda: issuer.root_hash)
+        self.revoked: set[str] = set()
+        signer = Signer(lambda: issuer, Mock(), "eu", lambda: self.now, self.revoked.__contains__)
         self._enrols = EnrolmentService(signer, self.tokens, DOMAIN)
         self._renews = AuthorityService(signer, self.tokens, Mock(), "eu")
 
@@ -45,8 +46,11 @@ class Authority:
         request = pb.EnrolRequest(join_token=token, signing_request=_request(key))
         return _leaf((await self._enrols.Enrol(request, Mock())).certificate)
 
-    async def renew(self, enrolled_ms: int | None) -> x509.Certificate:
-        caller = Principal("device", "encoder-1", DEVICE.uri, "edge", enrolled_ms=enrolled_ms)
+    async def renew(
+        self, enrolled_ms: int | None, caller: Principal | None = None
+    ) -> x509.Certificate:
+        device = Principal("device", "encoder-1", DEVICE.uri, "edge", enrolled_ms=enrolled_ms)
+        caller = caller or device
         current.set(Call("/isthmus.mesh.v1.AuthorityService/Renew", caller))
         request = pb.RenewRequest(signing_request=_request())
         return _leaf((await self._renews.Renew(request, Mock())).certificate)
@@ -97,3 +101,20 @@ async def test_a_renewal_keeps_the_time_of_enrolment(region: Authority) -> None:
     region.now += HOUR
     assert _enrolled_ms(await region.renew(1_700_000_000_123)) == [1_700_000_000_123]
     assert _enrolled_ms(await region.renew(None)) == []
+
+
+async def test_a_token_is_not_exchanged_for_a_certificate(region: Authority) -> None:
+    """Whoever stole it would be in for ever."""
+    ann = OperatorId(DOMAIN, "ann")
+    with pytest.raises(PermissionDenied, match="only who holds a certificate"):
+        await region.renew(None, Principal("operator", "ann", ann.uri, "edge", by_token=True))
+    await region.renew(None, Principal("operator", "ann", ann.uri, "edge"))
+
+
+async def test_who_was_revoked_gets_no_certificate_any_more(region: Authority) -> None:
+    token = region.token()
+    await region.enrol(region.token())
+    region.revoked.add(DEVICE.uri)
+    for asked in (region.enrol(token), region.renew(None)):
+        with pytest.raises(PermissionDenied, match="was revoked"):
+            await asked

@@ -10,22 +10,34 @@ from pathlib import Path
 import pytest
 
 from mesh import topology as topologies
-from mesh.authority import AuthorityDamaged, device_token, issue_operator, keep, prepare
+from mesh.authority import (
+    AuthorityDamaged,
+    device_token,
+    issue_operator,
+    keep,
+    prepare,
+    renew_issuer,
+)
+from mesh.authority.issuing import Issuing
 from mesh.identity import authority, folder, keys, tokens
 from mesh.identity.enrolment import Credentials
 from mesh.identity.errors import TokenRefused
 from mesh.identity.spiffe import DeviceId, WorkloadId
 from mesh.identity.tokens import TokenStore
+from mesh.local.issuers import Issuers
+from mesh.local.layout import Layout
 
 TOPOLOGY = topologies.load(Path(__file__).parents[3] / "mesh.yaml")
 NOW = datetime(2026, 1, 1, 12, tzinfo=UTC)
-EVERYBODY_ELSE = {"devices", "channels", "overview", "edge"}
+EVERYBODY_ELSE = {"devices", "channels", "overview", "control", "edge"}
 
 
 def _store(state: Path, region: str) -> TokenStore:
     issuer = keep.load(keep.data_folder(state, region) / keep.ISSUING)
     assert issuer is not None
-    return TokenStore(keep.data_folder(state, region) / keep.TOKENS, region, issuer.root_hash)
+    return TokenStore(
+        keep.data_folder(state, region) / keep.TOKENS, region, lambda: issuer.root_hash
+    )
 
 
 def _enrol(state: Path, region: str, workload: str, token: str, now: datetime) -> None:
@@ -102,6 +114,57 @@ def test_an_issuing_certificate_past_its_half_life_is_replaced_below_the_same_ro
     assert after is not None
     assert before.certificate != after.certificate
     assert later.root_hash == first.root_hash
+
+
+def test_an_issuing_certificate_is_replaced_while_its_region_runs(tmp_path: Path) -> None:
+    assert not renew_issuer(tmp_path, TOPOLOGY, "eu", NOW)
+    prepare(tmp_path, TOPOLOGY, "eu", NOW)
+    path = keep.data_folder(tmp_path, "eu") / keep.ISSUING
+    first = keep.load(path)
+    assert first is not None
+    issuing = Issuing(path, first)
+    assert not renew_issuer(tmp_path, TOPOLOGY, "eu", NOW + timedelta(days=100))
+    assert issuing.current() == first
+    assert renew_issuer(tmp_path, TOPOLOGY, "eu", NOW + timedelta(days=200))
+    second = issuing.current()
+    assert second.certificate != first.certificate
+    assert second.root == first.root
+    assert renew_issuer(tmp_path, TOPOLOGY, "eu", NOW + timedelta(days=201), early=True)
+    assert issuing.current().certificate not in (first.certificate, second.certificate)
+    # Never the root: who runs trusts that one.
+    late = NOW + authority.ROOT_LIFETIME - timedelta(days=1)
+    assert renew_issuer(tmp_path, TOPOLOGY, "eu", late)
+    assert issuing.current().root == first.root
+
+
+def test_an_authority_goes_on_with_the_issuer_that_it_has(tmp_path: Path) -> None:
+    prepare(tmp_path, TOPOLOGY, "eu", NOW)
+    path = keep.data_folder(tmp_path, "eu") / keep.ISSUING
+    first = keep.load(path)
+    assert first is not None
+    issuing = Issuing(path, first)
+    strange = authority.make_root(TOPOLOGY.trust_domain, NOW)
+    keep.save(path, authority.make_region_issuer(strange, TOPOLOGY.trust_domain, "eu", NOW))
+    assert issuing.current() == first
+    path.write_text("damaged")
+    assert issuing.current() == first
+    path.unlink()
+    assert issuing.current() == first
+
+
+async def test_the_supervisor_replaces_those_that_are_due(tmp_path: Path) -> None:
+    (tmp_path / "mesh.yaml").write_text(TOPOLOGY.path.read_text())
+    layout = Layout.of(topologies.load(tmp_path / "mesh.yaml"))
+    before = {}
+    for region in ("eu", "us"):
+        prepare(layout.state, layout.topology, region, NOW)
+        before[region] = keep.load(keep.data_folder(layout.state, region) / keep.ISSUING)
+    (keep.data_folder(layout.state, "us") / keep.ISSUING).write_text("damaged")
+    # One that is damaged, and one that was never started, keep nobody else waiting.
+    await Issuers(layout, lambda: NOW + timedelta(days=200)).look()
+    after = keep.load(keep.data_folder(layout.state, "eu") / keep.ISSUING)
+    assert after is not None
+    assert after != before["eu"]
 
 
 def test_a_devices_token_is_its_own_and_works_once(tmp_path: Path) -> None:

@@ -29,7 +29,7 @@ KEY, OTHER = b"key", b"other key"
 
 @pytest.fixture
 def store(tmp_path: Path):
-    with_root = TokenStore(tmp_path / "tokens.sqlite", "eu", ROOT)
+    with_root = TokenStore(tmp_path / "tokens.sqlite", "eu", lambda: ROOT)
     yield with_root
     with_root.close()
 
@@ -67,7 +67,7 @@ def test_tokens_of_a_former_version_are_read(tmp_path: Path, store: TokenStore) 
     store.close()
     with closing(sqlite3.connect(tmp_path / "tokens.sqlite")) as database:
         database.execute("ALTER TABLE tokens DROP COLUMN key_hash")
-    again = TokenStore(tmp_path / "tokens.sqlite", "eu", ROOT)
+    again = TokenStore(tmp_path / "tokens.sqlite", "eu", lambda: ROOT)
     with pytest.raises(TokenRefused, match="unknown, used or expired"):
         again.redeem(used, DOMAIN, NOW, KEY)
     assert again.redeem(unused, DOMAIN, NOW, KEY).subject == DEVICE
@@ -81,7 +81,7 @@ def test_a_token_expires(store: TokenStore) -> None:
 
 
 def test_a_token_of_another_region_names_the_right_one(tmp_path: Path, store: TokenStore) -> None:
-    other = TokenStore(tmp_path / "us.sqlite", "us", ROOT)
+    other = TokenStore(tmp_path / "us.sqlite", "us", lambda: ROOT)
     text = str(other.issue(DEVICE, NOW, NOW + HOUR))
     other.close()
     with pytest.raises(TokenRefused, match="of region us: it is valid there only, not in eu"):
@@ -128,7 +128,7 @@ def test_a_used_token_stays_used_after_reopening(tmp_path: Path, store: TokenSto
     used, unused = (str(store.issue(DEVICE, NOW, NOW + HOUR)) for _ in range(2))
     store.redeem(used, DOMAIN, NOW, KEY)
     store.close()
-    again = TokenStore(tmp_path / "tokens.sqlite", "eu", ROOT)
+    again = TokenStore(tmp_path / "tokens.sqlite", "eu", lambda: ROOT)
     with pytest.raises(TokenRefused):
         again.redeem(used, DOMAIN, NOW, OTHER)
     assert again.redeem(unused, DOMAIN, NOW, KEY).subject == DEVICE
@@ -139,7 +139,7 @@ def test_of_many_who_use_a_token_at_once_one_gets_it(tmp_path: Path, store: Toke
     text = str(store.issue(DEVICE, NOW, NOW + HOUR))
 
     def attempt(number: int) -> bool:
-        mine = TokenStore(tmp_path / "tokens.sqlite", "eu", ROOT)
+        mine = TokenStore(tmp_path / "tokens.sqlite", "eu", lambda: ROOT)
         try:
             mine.redeem(text, DOMAIN, NOW, bytes([number]))
         except TokenRefused:
@@ -165,7 +165,7 @@ import sys, time
 from datetime import UTC, datetime
 from pathlib import Path
 from mesh.identity.tokens import TokenStore
-store = TokenStore(Path(sys.argv[1]), "eu", sys.argv[2])
+store = TokenStore(Path(sys.argv[1]), "eu", lambda: sys.argv[2])
 store.redeem(sys.argv[3], "mesh.test", datetime(2026, 1, 1, tzinfo=UTC), b"k")
 print("redeemed", flush=True)
 time.sleep(60)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from mesh.contracts import load
+from mesh.control import Installation
 from mesh.local.control import ControlClient, ControlServer
 from mesh.local.device import Device
 from mesh.local.drills import Drills
@@ -148,7 +149,13 @@ def drills(wan: Wan, tmp_path: Path) -> Drills:
         origin=address,
         otlp=None,
     )
-    region = LocalRegion(load(), Layout.of(topology), "eu", silent, lambda: None, utc_now)
+
+    async def installation() -> Installation:
+        raise AssertionError("there is no control plane")
+
+    region = LocalRegion(
+        load(), Layout.of(topology), "eu", silent, lambda: None, utc_now, installation
+    )
     return Drills(wan, {"eu": region})
 
 

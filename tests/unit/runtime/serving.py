@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,6 +17,7 @@ from isthmus.channels.v1.channels_pb2 import CreateChannelRequest, GetChannelReq
 
 from mesh.contracts.model import Callers, Role
 from mesh.runtime.authorization import Rule
+from mesh.runtime.end_principals import EndPrincipals
 from mesh.runtime.gate import Gate
 from mesh.runtime.sessions import Sessions
 
@@ -89,10 +91,12 @@ async def serving(
     rules: Mapping[str, Rule] = RULES,
     before: Sequence[Any] = (),
     sessions: Sessions | None = None,
+    identity: Path | None = None,
     client: Sequence[grpc.aio.ClientInterceptor] = (),
 ) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server that has the gate, as workload `echo` of region `eu`."""
-    gate = Gate(rules, "echo", "eu", DOMAIN, sessions or Sessions())
+    ends = EndPrincipals(identity or folder / "identity", DOMAIN, time.time_ns)
+    gate = Gate(rules, "echo", "eu", DOMAIN, sessions or Sessions(), ends)
     server = grpc.aio.server(interceptors=[*before, gate])
     server.add_generic_rpc_handlers((handlers(servicer),))
     socket = folder / "app.sock"

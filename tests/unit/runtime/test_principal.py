@@ -21,6 +21,11 @@ def test_behind_an_edge_stands_whom_it_authenticated(uri: str, kind: str) -> Non
     assert principal.hop == workload("edge")
 
 
+def test_whom_an_edge_let_in_by_a_token_has_no_certificate() -> None:
+    assert not from_header(through_edge(operator()), DOMAIN).by_token
+    assert from_header(f"URI={operator()},{element(workload('edge'))}", DOMAIN).by_token
+
+
 def test_an_edge_speaks_for_itself_too() -> None:
     assert from_header(element(workload("edge")), DOMAIN).name == "edge"
 

@@ -284,6 +284,11 @@ async def test_metrics_tell_calls_and_the_certificates_end(overview: Running) ->
         )
     page = metrics_page(overview.place)
     expiry = value(page, "isthmus_certificate_expiry_timestamp_seconds")
+    assert (
+        page.count("isthmus_certificate_overdue{")
+        == page.count("isthmus_certificate_overdue{")
+        == 3
+    )
     assert expiry > time.time_ns() / 1e9
     calls = [x for x in page.splitlines() if x.startswith("isthmus_rpc_server_duration_seconds_c")]
     assert any('method="isthmus.overview.v1.OverviewService/GetOverview"' in x for x in calls)

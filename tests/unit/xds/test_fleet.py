@@ -41,7 +41,7 @@ class Sidecar:
                 self.client.take(response)
             elif self.client.requests:
                 self.session.stream.receive(self.client.requests.pop(0), 9)
-                self.fleet.heard(self.session)
+                self.fleet.heard(self.session, 0)
             else:
                 return
 
@@ -183,9 +183,9 @@ def test_nothing_is_acknowledged_before_listeners_were_asked_for() -> None:
     for type_url in (CLUSTER, LISTENER):
         assert not session.acknowledged
         session.stream.receive(DeltaRequest(type_url), 1)
-        fleet.heard(session)
+        fleet.heard(session, 0)
         response = session.stream.poll()
         assert response is not None
         session.stream.receive(DeltaRequest(type_url, nonce=response.nonce), 1)
-        fleet.heard(session)
+        fleet.heard(session, 0)
     assert session.acknowledged == "r1"

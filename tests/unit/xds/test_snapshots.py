@@ -85,8 +85,8 @@ def test_together_they_are_what_the_static_form_has(workload: str) -> None:
 
 def test_what_is_served_says_nothing_of_a_disk() -> None:
     said = "".join(text(each.message) for each in discovered(CONTRACT, TOPOLOGY, "eu", "channels"))
-    assert '"state/identity/tls.crt"' not in said  # the SDS file names it
-    assert '"state/envoy/leaf.sds.json"' in said
+    assert '"state/identity/' not in said  # the SDS files hold what is there
+    assert {'"state/envoy/leaf.sds.json"', '"state/envoy/roots.sds.json"'} <= set(said.split())
     assert '"app.sock"' in said
     for folder in ("/var", "/run", "/tmp", str(TOPOLOGY.path.parent)):
         assert f'"{folder}/' not in said

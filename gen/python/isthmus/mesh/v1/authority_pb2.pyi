@@ -111,11 +111,16 @@ class Certificate(_message.Message):
     TRUST_PEM_FIELD_NUMBER: _builtins.int
     SPIFFE_ID_FIELD_NUMBER: _builtins.int
     NOT_AFTER_FIELD_NUMBER: _builtins.int
+    FORMER_PEM_FIELD_NUMBER: _builtins.int
     chain_pem: _builtins.str
     """The leaf and its issuers below the root, as PEM."""
     trust_pem: _builtins.str
-    """The roots to trust, as PEM."""
+    """The roots to trust, as PEM: the leaf's own first, and another one while roots are replaced."""
     spiffe_id: _builtins.str
+    former_pem: _builtins.str
+    """Roots that are trusted no more, as PEM: only what was stated below them in their time is judged
+    by them, such as the keys that sign replicated changes.
+    """
     @_builtins.property
     def not_after(self) -> _timestamp_pb2.Timestamp: ...
     def __init__(
@@ -125,10 +130,11 @@ class Certificate(_message.Message):
         trust_pem: _builtins.str = ...,
         spiffe_id: _builtins.str = ...,
         not_after: _timestamp_pb2.Timestamp | None = ...,
+        former_pem: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["not_after", b"not_after"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_pem", b"chain_pem", "not_after", b"not_after", "spiffe_id", b"spiffe_id", "trust_pem", b"trust_pem"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["chain_pem", b"chain_pem", "former_pem", b"former_pem", "not_after", b"not_after", "spiffe_id", b"spiffe_id", "trust_pem", b"trust_pem"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

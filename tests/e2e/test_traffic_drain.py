@@ -1,0 +1,133 @@
+"""Restart, upgrade and scale-down under load: no call is lost, whatever its method. Real Envoys."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+
+import grpc
+import pytest
+
+from mesh.envoy import retries
+from tests.e2e.sidecars import SmallMesh, call, path, status_of
+
+pytestmark = pytest.mark.e2e
+
+ANYWHERE = ("Echo", "Plain")
+METHODS = (*ANYWHERE, "Near")
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A busy machine starts an Envoy slowly, and the calls of a test wait as long as it takes."""
+    monkeypatch.setattr(retries, "_WAITS", 60)
+
+
+class Load:
+    """Callers of each method in a loop; counts answers by method and region, keeps failures."""
+
+    def __init__(self, channel: grpc.aio.Channel, methods: tuple[str, ...], callers: int = 4):
+        self.answers: Counter[tuple[str, str]] = Counter()
+        self.failures: list[str] = []
+        self.sent: Counter[str] = Counter()
+        self._stopping = False
+        self._progress = asyncio.Condition()
+        self._tasks = [
+            asyncio.ensure_future(self._run(channel, method))
+            for method in methods
+            for _ in range(callers)
+        ]
+
+    async def more(self, region: str, methods: tuple[str, ...], answers: int = 30) -> None:
+        """Waits until a region has answered so many more calls of each method."""
+        wanted = {method: self.answers[method, region] + answers for method in methods}
+        await self._until(lambda: all(self.answers[m, region] >= n for m, n in wanted.items()))
+
+    async def stop(self) -> list[str]:
+        """Ends the callers; returns every failure."""
+        self._stopping = True
+        await asyncio.gather(*self._tasks)
+        return self.failures
+
+    async def _until(self, reached: Callable[[], bool]) -> None:
+        async with self._progress:
+            await asyncio.wait_for(self._progress.wait_for(reached), 60)
+
+    async def _run(self, channel: grpc.aio.Channel, method: str) -> None:
+        while not self._stopping:
+            self.sent[method] += 1
+            try:
+                answer = await call(channel, method, within=30)
+                self.answers[method, answer.split()[0]] += 1
+            except grpc.aio.AioRpcError as error:
+                self.failures.append(f"{method}: {error.code().name}: {error.details()}")
+            async with self._progress:
+                self._progress.notify_all()
+
+
+async def test_a_process_is_started_again_without_a_lost_call(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("us", "beta"), ("eu", "alpha"))
+    load = Load(mesh.egress("eu", "alpha"), METHODS)
+    sidecar, app = mesh.sidecars["eu", "beta"], mesh.apps["eu"]
+    await load.more("eu", METHODS)
+    for _ in range(3):
+        await sidecar.pause()
+        await app.stop(grace=5.0)
+        await load.more("us", ANYWHERE)
+        await app.start()
+        await sidecar.resume()
+        await load.more("eu", METHODS)
+    assert await load.stop() == []
+    # None was sent twice either: what is not idempotent was seen as often as it was called.
+    for method in ("Plain", "Near"):
+        assert app.seen[method] + mesh.apps["us"].seen[method] == load.sent[method]
+
+
+async def test_a_sidecar_is_started_again_without_a_lost_call(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("us", "beta"), ("eu", "alpha"))
+    load = Load(mesh.egress("eu", "alpha"), ANYWHERE)
+    await load.more("eu", ANYWHERE)
+    for _ in range(2):
+        await mesh.sidecars["eu", "beta"].pause()
+        await mesh.sidecars["eu", "beta"].restart()
+        await load.more("eu", ANYWHERE)
+    assert await load.stop() == []
+    seen = mesh.apps["eu"].seen["Plain"] + mesh.apps["us"].seen["Plain"]
+    assert seen == load.sent["Plain"]
+
+
+async def test_an_instance_goes_away_without_a_lost_call(mesh: SmallMesh) -> None:
+    await mesh.start(("eu", "beta"), ("us", "beta"), ("eu", "alpha"))
+    load = Load(mesh.egress("eu", "alpha"), ANYWHERE)
+    await load.more("eu", ANYWHERE)
+    await mesh.sidecars["eu", "beta"].pause()
+    await mesh.apps["eu"].stop(grace=5.0)
+    await mesh.sidecars["eu", "beta"].stop()
+    await load.more("us", ANYWHERE)
+    assert await load.stop() == []
+
+
+async def test_a_stream_goes_on_while_its_instance_drains(mesh: SmallMesh) -> None:
+    """It ends with the process, not before, and is opened again at once."""
+    await mesh.start(("us", "beta"), ("eu", "beta"))
+    channel = mesh.egress("eu", "beta", "beta.us")
+    stream = aiter(channel.unary_stream(path("Follow"))(b""))
+    assert await anext(stream) == b"us"
+    await mesh.sidecars["us", "beta"].pause()
+    for _ in range(10):
+        assert await anext(stream) == b"us"
+    await mesh.apps["us"].stop(grace=0.2)
+
+    async def drained() -> None:
+        async for _ in stream:
+            pass
+
+    code, _ = await asyncio.wait_for(status_of(drained()), 20)
+    assert code != grpc.StatusCode.OK
+    # Opened while there is nobody: it waits.
+    again = aiter(channel.unary_stream(path("Follow"))(b""))
+    first = asyncio.ensure_future(anext(again))
+    await mesh.apps["us"].start()
+    await mesh.sidecars["us", "beta"].resume()
+    assert await asyncio.wait_for(first, 20) == b"us"
