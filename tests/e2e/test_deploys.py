@@ -311,9 +311,14 @@ async def test_a_control_plane_killed_in_the_middle(deployer: Deployer, killed: 
     assert not load_.failed(), (load_.calls, said.out)
     why = {
         "eu": "the control plane that decides was restarted during the deploy",
-        "us": "the control plane of us was restarted during the trial",
+        # Of these, the one that is noticed first: that depends on how long the start takes.
+        "us": (
+            "the control plane of us was restarted during the trial|"
+            "nothing is heard of us/channels any more|"
+            "us/[a-z]+ has lost the control plane"
+        ),
     }
-    assert why[killed] in said.out
+    assert re.search(why[killed], said.out), said.out
 
 
 async def test_of_two_deployers_one_wins_and_the_other_is_told(deployer: Deployer) -> None:
