@@ -191,7 +191,10 @@ class Membership:
         return change
 
     def follow_up(self) -> None:
-        """What the home decides by itself: who drained has left, who caught up has joined."""
+        """What the home decides by itself: who drained has left, who caught up has joined.
+
+        And who left, and wrote all the same, is evicted.
+        """
         if self.table.home != self._journal.region:
             return
         under_way = self._following is not None and not self._following.done()

@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 from isthmus.replication.v1 import link_pb2, link_pb2_grpc
 
-from mesh.replication.core.errors import LinkFault, WrongRegion
+from mesh.replication.core.errors import Left, LinkFault, WrongRegion
 from mesh.replication.core.handshake import error_message
 from mesh.replication.core.sending import HEARTBEAT_MS, Sender
 from mesh.replication.errors import StoreError
@@ -99,7 +99,12 @@ class LinkServicer(link_pb2_grpc.LinkServiceServicer):
         signal: asyncio.Event,
     ) -> None:
         while isinstance(request := await context.read(), link_pb2.FollowRequest):
-            messages, lost = sender.on_message(request, self._group.now_ms())
+            try:
+                messages, lost = sender.on_message(request, self._group.now_ms())
+            except Left:
+                # Whether it wrote all the same: then it is not left alone with that.
+                self._group.acknowledged(peer, sender.durable)
+                raise
             self._group.refuse(lost)
             if not request.HasField("credit"):
                 self._group.acknowledged(peer, sender.durable)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from isthmus.replication.v1 import link_pb2
 
 from mesh.replication.core.clocks import covers, vector_from_proto
-from mesh.replication.core.errors import LinkFault
+from mesh.replication.core.errors import Left, LinkFault
 from mesh.replication.core.handshake import error_message
 from mesh.replication.core.receiving import PeerView, Receiver
 from mesh.replication.core.sending import Sender
@@ -185,6 +185,9 @@ class Stream:
         try:
             answers, lost = self._sender.on_message(message, source.wall_ms)
         except LinkFault as fault:
+            if isinstance(fault, Left):
+                durable = source.office.membership.durable
+                durable.acknowledged(self._target.name, self._sender.durable)
             self._refuse(fault)
             return
         source.refuse(lost)

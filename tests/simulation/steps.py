@@ -71,6 +71,7 @@ from mesh.replication import (
 )
 from mesh.replication.core import generations, snapshots
 from mesh.replication.core.clocks import covers
+from mesh.replication.core.members import State, handed_over
 from tests.simulation import residency
 from tests.simulation.clients import Call, Client
 from tests.simulation.disk import Disk
@@ -83,6 +84,8 @@ from tests.simulation.world import World
 from tests.support.regions import CHANNEL
 
 _HIDDEN_FROM_OLDER = ("profile", "labels")
+_HEARD_WITHIN_MS = 30_000
+_LOOK_AGAIN_MS = 500
 
 
 class StepError(Exception):
@@ -378,8 +381,30 @@ class Script:
         self.world.regions[name].forget()
 
     def do_age(self, days: str) -> None:
+        # What takes seconds has happened within days.
+        end = self.world.timeline.now + _HEARD_WITHIN_MS
+        while (unheard := self._unheard()) and self.world.timeline.now < end:
+            self.world.timeline.run(_LOOK_AGAIN_MS)
+        if unheard and not self._well():
+            return  # such a region is not to write for days where nobody hears it: see the runbook
         for region in self.world.regions.values():
             region.skew_ms += int(days) * generations.DAY_MS
+
+    def _well(self) -> bool:
+        """Whether every region runs, reaches all others, and can write."""
+        running = all(each.up and not each.disk_full for each in self.world.regions.values())
+        return running and not any(path.cut for path in self.world.paths.values())
+
+    def _unheard(self) -> bool:
+        """Whether a region wrote that had left, and any other does not know that it did."""
+        regions = self.world.regions.values()
+        return any(
+            other.journal.members.of(region.name).state is State.LEFT
+            and not handed_over(region.name, region.disk.vector(), [other.journal.vector])
+            for region in regions
+            for other in regions
+            if other is not region
+        )
 
     def do_backup(self, name: str) -> None:
         region = self.world.regions[name]

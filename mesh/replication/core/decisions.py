@@ -3,6 +3,7 @@
     JOINED   --leave-->  LEAVING  --drained-->    LEFT
     LEAVING  --join-->   JOINED
     LEFT     --join-->   JOINING  --caught up-->  JOINED
+    LEFT     --wrote all the same-->  EVICTED
     JOINED, LEAVING, JOINING  --evict-->   EVICTED
     EVICTED  --rejoin-->  JOINING
 
@@ -138,6 +139,9 @@ def follow_up(
 ) -> Members:
     """What the home decides by itself: who drained has left, who caught up has joined.
 
+    Who left and wrote all the same has what nobody else has: it knew nothing of having left, from
+    a new disk or a backup. So it stands where an evicted region does, and tombstones wait for it.
+
     `words` are those of the other `regions`, as far as they said anything.
     """
     for region, member in members.decided.items():
@@ -159,6 +163,8 @@ def follow_up(
             drained = covers(home_has, word.latest) and handed_over(region, word.latest, others)
             if covers(word.latest, word.decision) and drained:
                 members = _decided(members, region, State.LEFT, by)
+        elif member.state is State.LEFT and not handed_over(region, word.latest, [home_has]):
+            members = _decided(members, region, State.EVICTED, by)
     return members
 
 

@@ -17,7 +17,7 @@ Nobody is evicted by the clock. What each state means:
 
 An evicted region may come back with changes that nobody else has, of entities that were deleted
 meanwhile: tombstones wait for it, lest the deleted come back in part. One that left has nothing
-that others lack.
+that others lack; if it forgets that it left, with its disk, and writes, the home evicts it.
 """
 
 from __future__ import annotations

@@ -53,17 +53,19 @@ class Sender:
     ) -> tuple[list[link_pb2.FollowResponse], list[Write]]:
         """Takes a message in. Returns the answers, and local writes that are lost by it.
 
-        Raises the `LinkFault` that ends the link.
+        Raises the `LinkFault` that ends the link. What the peer said in its hello that it has is
+        `durable` then too.
         """
-        self._journal.members.check_link(self._peer)
         kind = message.WhichOneof("message")
         if kind == "hello":
             check_hello(message.hello, self._group, self._peer, self._journal.region)
+            self.durable = vector_from_proto(message.hello.vector)
+        self._journal.members.check_link(self._peer)
+        if kind == "hello":
             self._process = message.hello.process
             self._heard(now_ms)
             self._wanted = frozenset(message.hello.regions)
-            self._sent = vector_from_proto(message.hello.vector)
-            self.durable = dict(self._sent)
+            self._sent = dict(self.durable)
             self._here_then = self._journal.vector
             lost = self._journal.learn(self._peer, self.durable, now_ms)
             return [link_pb2.FollowResponse(hello=hello(self._journal, self._group))], lost

@@ -121,6 +121,10 @@ def test_nobody_joins_or_leaves_before_the_others_have_all_of_it(
             assert was.state is State.JOINING
             assert all(home_has.get(o, 0) >= n for o, n in own.items())
             assert all(word.latest.get(o, 0) >= n for o, n in was.positions.items())
+        elif now.state is State.EVICTED:
+            assert was.state is State.LEFT
+            mine = {o: n for o, n in word.latest.items() if o.region == region}
+            assert any(home_has.get(o, 0) < n for o, n in mine.items())
         else:
             assert (was.state, now.state) == (State.LEAVING, State.LEFT)
             assert all(home_has.get(o, 0) >= n for o, n in word.latest.items())

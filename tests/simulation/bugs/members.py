@@ -85,6 +85,18 @@ def a_region_has_left_before_the_others_have_what_it_wrote() -> Iterator[None]:
 
 
 @bug
+def who_left_is_not_looked_at_any_more() -> Iterator[None]:
+    real = decisions.follow_up
+
+    def follow_up(table: Members, regions: Any, has: Any, words: Any, by: Any) -> Members:
+        heard = {name: word for name, word in words.items() if table.remembered(name)}
+        return real(table, regions, has, heard, by)
+
+    with patch.object(decisions, "follow_up", follow_up):
+        yield
+
+
+@bug
 def a_word_that_was_under_way_counts_for_a_readmission() -> Iterator[None]:
     real = Durable.acknowledged
 

@@ -93,6 +93,25 @@ async def test_a_region_leaves_once_all_others_have_what_it_has(tmp_path: Path) 
         await until(lambda: equal(ap, eu, us) and has(eu, "c2", "back"))
 
 
+async def test_who_left_and_wrote_all_the_same_is_not_left_alone_with_it(tmp_path: Path) -> None:
+    async with regions(tmp_path, "ap", "eu", "us") as (ap, eu, us):
+        await us.title("c1", "by us")
+        await ap.group.members.decide(decisions.leave, "us", OPERATOR)
+        await until(lambda: state(eu, "us") is State.LEFT)
+        await us.stop()
+        shutil.rmtree(tmp_path / "us")  # and with it the word that it left
+        await us.start()
+        await us.title("alone", "knows nothing of having left")
+        await until(lambda: state(eu, "us") is State.EVICTED)
+        with pytest.raises(DecisionRefused, match="members rejoin us"):
+            await ap.group.members.decide(decisions.join, "us", OPERATOR)
+
+        await ap.group.members.decide(decisions.rejoin, "us", OPERATOR)
+        await until(lambda: state(us, "us") is State.JOINED)
+        await until(lambda: equal(ap, eu, us))
+        assert has(eu, "alone", "knows nothing of having left")
+
+
 async def test_members_are_decided_in_the_home_alone(tmp_path: Path) -> None:
     async with regions(tmp_path, "eu", "us") as (eu, us):
         with pytest.raises(NotTheHome, match="decided in eu") as refused:

@@ -34,7 +34,7 @@ class _MemberStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MemberSta
     MEMBER_STATE_LEAVING: _MemberState.ValueType  # 2
     """Counts as a member until all others have what it has; takes no writes any more."""
     MEMBER_STATE_LEFT: _MemberState.ValueType  # 3
-    """Left, and everything that it had is with the others."""
+    """Left, and everything that it had is with the others. If it writes all the same, it is evicted."""
     MEMBER_STATE_EVICTED: _MemberState.ValueType  # 4
     """Was evicted; it may hold changes that nobody else has. Its links are refused."""
     MEMBER_STATE_JOINING: _MemberState.ValueType  # 5
@@ -52,7 +52,7 @@ MEMBER_STATE_JOINED: MemberState.ValueType  # 1
 MEMBER_STATE_LEAVING: MemberState.ValueType  # 2
 """Counts as a member until all others have what it has; takes no writes any more."""
 MEMBER_STATE_LEFT: MemberState.ValueType  # 3
-"""Left, and everything that it had is with the others."""
+"""Left, and everything that it had is with the others. If it writes all the same, it is evicted."""
 MEMBER_STATE_EVICTED: MemberState.ValueType  # 4
 """Was evicted; it may hold changes that nobody else has. Its links are refused."""
 MEMBER_STATE_JOINING: MemberState.ValueType  # 5
