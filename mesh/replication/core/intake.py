@@ -225,10 +225,19 @@ class Intake:
         kept = set(gone)
         joined: dict[EntityKey, EntityState] = {}
         unproven: set[EntityKey] = set()
+
+        def stays(entity: EntityKey, before: EntityState) -> None:
+            """What came of it may be in the journal alone, and the watermark passes that now."""
+            joined[entity] = before
+            if not integrity.trusts(entity, look=True):
+                unproven.add(entity)
+
         for entity, state in self._states.items():
             before = committed.get(entity)
             if _ended(positions, state, before):
                 kept.add(entity)  # and its tombstone is forgotten here
+                if before is not None:
+                    stays(entity, before)
                 continue
             after = join(before, state)
             equal = after is before and join(state, before) is state
@@ -250,6 +259,8 @@ class Intake:
                 merged[origin] = position
         for entity, before in committed.items():
             if before.deleted or entity[0] == NO_TYPE:
+                if entity not in self._states:
+                    stays(entity, before)
                 continue
             if _ended(self._begin.positions, before, self._states.get(entity)):
                 # The peer has forgotten its tombstone.

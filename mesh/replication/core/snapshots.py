@@ -322,11 +322,11 @@ class Captures:
 class Install(NamedTuple):
     """What a snapshot makes of what is here: stored in one transaction, in place of its pieces.
 
-    `states` are those that joined with what was here; all others in the pieces are taken as they
-    came, but for those that are `kept` out. Those that are `unproven` joined with what is damaged
-    here: they are stored under `UNPROVEN`, so that a process that starts before they are repaired
-    knows it too. `positions` are those of all origins then, `parked` are entities in which
-    something waits for a newer version.
+    `states` are those that joined with what was here, and what was deleted here; all others in the
+    pieces are taken as they came, but for those that are `kept` out. Those that are `unproven`
+    joined with what is damaged here: they are stored under `UNPROVEN`, so that a process that
+    starts before they are repaired knows it too. `positions` are those of all origins then,
+    `parked` are entities in which something waits for a newer version.
     """
 
     states: Mapping[EntityKey, EntityState]

@@ -53,6 +53,24 @@ def the_pieces_of_a_snapshot_are_not_checked() -> Iterator[None]:
 
 
 @bug
+def a_snapshot_passes_deletes_that_are_in_the_journal_alone() -> Iterator[None]:
+    real = intake.Intake.install
+
+    def install(self: Any, committed: Any, positions: Any, visible: Any, integrity: Any) -> Any:
+        staging = real(self, committed, positions, visible, integrity)
+        shown = {
+            entity: state
+            for entity, state in staging.install.states.items()
+            if entity in visible.after or not state.deleted
+        }
+        staging.install = staging.install._replace(states=shown)
+        return staging
+
+    with patch.object(intake.Intake, "install", install):
+        yield
+
+
+@bug
 def a_snapshot_takes_the_place_of_what_is_here() -> Iterator[None]:
     with patch.object(intake, "join", lambda one, other: other):
         yield

@@ -102,6 +102,9 @@ SHOWN: dict[str, int | str] = {
     "what_is_applied_counts_as_durable": 22,
     "a_word_that_was_under_way_counts_for_a_readmission": "rejoined-while-a-word-is-under-way",
     "two_days_begin_two_tables_of_members": "decided-on-two-days",
+    "a_snapshot_passes_deletes_that_are_in_the_journal_alone": (
+        "deleted-in-the-journal-before-a-snapshot"
+    ),
     "who_left_is_not_looked_at_any_more": "left-and-wrote-all-the-same",
     "what_is_from_the_future_is_applied_at_once": "from-the-future",
     "what_a_region_has_lost_is_wanted_from_it_alone": "a-former-life-relayed",
