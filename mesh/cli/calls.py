@@ -17,17 +17,18 @@ DEADLINE = 8.0
 
 @dataclass(frozen=True)
 class Calls:
-    """Calls to the service of `stub`, at `region`'s edge first."""
+    """Calls to the service of `stub`, at `region`'s edge first; with `only` at no other."""
 
     mesh: Path
     region: str
     stub: Callable[[grpc.aio.Channel], Any]
+    only: bool = False
 
     def read(self, method: str, request: Any) -> Any:
         """The reply to a call without side effects."""
 
         async def call() -> Any:
-            async with session(self.mesh, self.region) as opened:
+            async with session(self.mesh, self.region, only=self.only) as opened:
                 return await opened.read(lambda channel: self._invoke(channel, method, request))
 
         return run(call())
@@ -40,7 +41,7 @@ class Calls:
                 request.request_id = request_id
                 return self._invoke(channel, method, request)
 
-            async with session(self.mesh, self.region) as opened:
+            async with session(self.mesh, self.region, only=self.only) as opened:
                 return await opened.write(invoke)
 
         return run(call())
@@ -50,7 +51,7 @@ class Calls:
 
         async def call() -> list[Any]:
             replies: list[Any] = []
-            async with session(self.mesh, self.region) as opened:
+            async with session(self.mesh, self.region, only=self.only) as opened:
                 while True:
                     reply = await opened.read(
                         lambda channel: self._invoke(channel, method, request)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
 from isthmus.replication.v1 import member_pb2, members_pb2
 from isthmus.replication.v1.members_pb2 import MembersStatus, MemberStatus
 from isthmus.replication.v1.members_pb2_grpc import MembersServiceStub
@@ -17,6 +19,7 @@ from mesh.cli.exits import CommandError, Exit
 from mesh.cli.session import run, session
 from mesh.cli.standing import WORKLOAD_HEADER
 from mesh.contracts import load as load_contract
+from mesh.runtime.client import NoEdge
 from mesh.topology import load
 
 MARKS = {
@@ -77,9 +80,14 @@ def owners(mesh: Path, groups: Sequence[str] | None) -> dict[str, str]:
 def statuses(
     mesh: Path, region: str, groups: Sequence[str] | None, *, only: bool = False
 ) -> list[MembersStatus]:
-    """How each group's members stand; `only` at that region's edge and no other."""
+    """How each group's members stand; `only` at that region's edge and no other.
+
+    With no region, by the one that knows the latest decisions.
+    """
     return [
         _call(mesh, workload, region, "List", members_pb2.ListRequest(), only=only).members
+        if region
+        else run(_newest(mesh, workload))
         for workload in owners(mesh, groups).values()
     ]
 
@@ -112,21 +120,40 @@ def move_home(
 
 
 def _home(mesh: Path, workload: str) -> str:
-    reply = _call(mesh, workload, "", "List", members_pb2.ListRequest())
-    home: str = reply.members.home
-    return home
+    return run(_newest(mesh, workload)).home
+
+
+async def _newest(mesh: Path, workload: str) -> MembersStatus:
+    """What the region says that knows the latest decisions: one that is out is not told them."""
+
+    async def one(region: str) -> MembersStatus | grpc.aio.AioRpcError | NoEdge | CommandError:
+        try:
+            reply = await _asked(mesh, workload, region, "List", members_pb2.ListRequest())
+        except (grpc.aio.AioRpcError, NoEdge, CommandError) as error:
+            return error
+        status: MembersStatus = reply.members
+        return status
+
+    found = await asyncio.gather(*map(one, load(mesh).region_names))
+    told = [each for each in found if isinstance(each, MembersStatus)]
+    if not told:
+        raise next(each for each in found if not isinstance(each, MembersStatus))
+    return max(told, key=lambda each: (each.generation, each.home, each.version))
 
 
 def _call(
     mesh: Path, workload: str, region: str, method: str, request: Any, *, only: bool = False
 ) -> Any:
-    async def call() -> Any:
-        async with session(mesh, region, only=only) as opened:
-            return await opened.edges.call(
-                lambda channel: getattr(MembersServiceStub(channel), method)(
-                    request, timeout=DEADLINE, metadata=((WORKLOAD_HEADER, workload),)
-                ),
-                repeatable=True,
-            )
+    return run(_asked(mesh, workload, region, method, request, only=only))
 
-    return run(call())
+
+async def _asked(
+    mesh: Path, workload: str, region: str, method: str, request: Any, *, only: bool = True
+) -> Any:
+    async with session(mesh, region, only=only) as opened:
+        return await opened.edges.call(
+            lambda channel: getattr(MembersServiceStub(channel), method)(
+                request, timeout=DEADLINE, metadata=((WORKLOAD_HEADER, workload),)
+            ),
+            repeatable=True,
+        )

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from mesh.cli.mesh_deploy import apply, history, rollback
+from mesh.cli.mesh_deploy import apply, history, home, rollback
 from mesh.cli.mesh_drift import drift
 from mesh.cli.mesh_plan import plan
 from mesh.cli.mesh_status import status
@@ -20,6 +20,7 @@ app.command("plan")(plan)
 app.command("apply")(apply)
 app.command("rollback")(rollback)
 app.command("history")(history)
+app.command("home")(home)
 app.command("status")(status)
 app.command("why")(why)
 app.command("drift")(drift)

@@ -1,4 +1,4 @@
-"""`isthmus mesh apply`, `rollback` and `history`: a configuration, deployed in stages."""
+"""`isthmus mesh apply`, `rollback`, `history` and `home`: a configuration, deployed in stages."""
 
 from __future__ import annotations
 
@@ -145,6 +145,46 @@ def history(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False)
         ),
         "Nothing was deployed yet.",
     )
+
+
+def home(
+    to: Annotated[
+        str,
+        typer.Option(help="The region that decides from now on.", metavar="REGION"),
+    ],
+    force: Annotated[
+        bool,
+        typer.Option(
+            "--force",
+            help="Taken, not given: for a region that is lost. What it still decides is fenced.",
+        ),
+    ] = False,
+    mesh: MeshPath = MESH,
+    as_json: AsJson = False,
+) -> None:
+    """Moves the decisions on deploys to another region.
+
+    The one that decides is asked, and gives them away unless a deploy runs. With --force the new
+    one is asked, and ends the deploy that runs.
+    """
+    from isthmus.mesh.v1.deploy_pb2 import MoveHomeRequest, TakeHomeRequest
+    from isthmus.mesh.v1.deploy_pb2_grpc import DeployServiceStub
+
+    from mesh.cli import output
+    from mesh.cli.calls import Calls
+    from mesh.topology import load
+
+    load(mesh).region(to)
+    if force:
+        calls = Calls(mesh, to, DeployServiceStub, only=True)
+        reply = calls.write("TakeHome", TakeHomeRequest(rollout_id="mesh"))
+    else:
+        request = MoveHomeRequest(rollout_id="mesh", region=to)
+        reply = Calls(mesh, "", DeployServiceStub).write("MoveHome", request)
+    if as_json:
+        output.print_json(reply)
+    else:
+        print(f"{reply.home} decides on deploys from now on")
 
 
 def _follow(mesh: Path, region: str, deploy: Deploy, *, wait: bool, as_json: bool) -> int:

@@ -21,7 +21,8 @@ from mesh.control.rollout import Deployment, Fault, Gates, Seen, Stage, stages
 from mesh.control.source import Source
 from mesh.control.standing import seen
 from mesh.place import EDGE, PLATFORM
-from mesh.replication import Group, ReplicationError, Transaction, WriteContext
+from mesh.replication import Group, NotHome, ReplicationError, Transaction, WriteContext
+from mesh.runtime import FailedPrecondition, NotFound
 from mesh.topology import Topology
 from mesh.xds.fleet import Instance
 
@@ -80,7 +81,10 @@ class Coordinator:
         """Notes the installation that this process starts with, once it can; if it decides."""
         if self.decides():
             actor = self._own().actor
-            await self._write(lambda tx: history.install(tx, installed, good, actor))
+            try:
+                await self._write(lambda tx: history.install(tx, installed, good, actor))
+            except NotHome as error:
+                _log.info("another region decides now", home=error.home)
 
     async def begin(self, order: Order, context: WriteContext) -> pb.Deploy:
         """Begins a deploy. Raises what `history.begin` and a write do."""
@@ -107,6 +111,31 @@ class Coordinator:
         self._abandoned = f"{actor} ended it"
         return self._group.get(pb.Deploy, rollout.state.deploy_id)
 
+    async def move_home(self, region: str, context: WriteContext) -> pb.Rollout:
+        """Gives the decisions to another region.
+
+        Raises `NotFound` and `FailedPrecondition` for one that cannot have them, and what
+        `history.move_home` and a write do.
+        """
+        if region not in self._topology.region_names:
+            raise NotFound(
+                f"no region {region!r} is configured; there are "
+                f"{', '.join(self._topology.region_names)}",
+                reason="NO_SUCH_REGION",
+            )
+        if not self._group.members.table.counts(region):
+            raise FailedPrecondition(
+                f"{region} is no member of the group {self._group.name!r} now, and would not be "
+                "heard: see `isthmus members list`",
+                reason="NOT_A_MEMBER",
+            )
+        return await self._group.write(lambda tx: history.move_home(tx, region), context)
+
+    async def take_home(self, context: WriteContext) -> pb.Rollout:
+        """Takes the decisions to this region. Raises what `history.take_home` and a write do."""
+        region = self._group.region
+        return await self._group.write(lambda tx: history.take_home(tx, region), context)
+
     async def close(self) -> None:
         """Leaves a deploy where it is: the next start takes it back."""
         if self._running is not None:
@@ -115,7 +144,16 @@ class Coordinator:
 
     async def _carry_out(self, deploy: pb.Deploy, order: Order) -> None:
         try:
+            await self._until_ended(deploy, order)
+        except NotHome as error:
+            # Whoever took the decisions has ended the deploy.
+            _log.warning("another region decides now", deploy=deploy.deploy_id, home=error.home)
+
+    async def _until_ended(self, deploy: pb.Deploy, order: Order) -> None:
+        try:
             phase, reason, blame = await self._deploy(deploy, order)
+        except NotHome:
+            raise
         except Exception as error:
             _log.exception("deploy failed unexpectedly", deploy=deploy.deploy_id)
             phase, reason, blame = pb.DEPLOY_PHASE_ROLLED_BACK, f"internal error: {error!r}", ()
@@ -146,6 +184,7 @@ class Coordinator:
         everybody = [
             Instance(region, workload)
             for region in self._topology.failover_order(self._group.region)
+            if self._group.members.table.counts(region)  # nobody waits for who was evicted
             for workload in (*self._topology.workloads, EDGE)
             if workload not in PLATFORM
         ]
@@ -212,10 +251,13 @@ class Coordinator:
         return found
 
     async def _write(self, change: Callable[[Transaction], pb.Rollout | pb.Deploy]) -> None:
+        """Writes until it is written. Raises `NotHome` once another region decides."""
         while True:
             try:
                 await self._group.write(change, self._own())
                 return
+            except NotHome:
+                raise
             except ReplicationError as error:
                 _log.warning("cannot decide", error=str(error))
                 await asyncio.sleep(_AGAIN)

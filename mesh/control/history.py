@@ -63,16 +63,7 @@ def begin(tx: Transaction, kind: pb.DeployKind.ValueType, revision: str, actor: 
             reason="NO_ROLLOUT",
         )
     state = rollout.state
-    if state.deploy_id:
-        running = tx.get(pb.Deploy, state.deploy_id)
-        record = running.record if running is not None else pb.DeployRecord()
-        raise FailedPrecondition(
-            f"{record.actor} deploys revision {record.revision} since "
-            f"{record.begun.ToJsonString()}: wait for its end, or end it with "
-            "`isthmus mesh rollback`",
-            reason="DEPLOY_RUNNING",
-            metadata={"deploy": state.deploy_id, "actor": record.actor},
-        )
+    _none_runs(tx, state)
     if revision == state.good:
         raise FailedPrecondition(
             f"revision {revision} is what runs: there is nothing to deploy",
@@ -138,6 +129,43 @@ def close(
     return deploy
 
 
+def move_home(tx: Transaction, to: str) -> pb.Rollout:
+    """Gives the decisions to another region.
+
+    Raises `FailedPrecondition` while a deploy runs, `Unavailable`, and what a move of a home does.
+    """
+    rollout = _rollout(tx)
+    if rollout.home != to:
+        _none_runs(tx, rollout.state)
+        _move(tx, rollout.home, to)
+    return _rollout(tx)
+
+
+def take_home(tx: Transaction, region: str) -> pb.Rollout:
+    """Takes the decisions to the region that writes this, and ends the deploy that runs.
+
+    Raises `Unavailable`, and what a move of a home does.
+    """
+    rollout = _rollout(tx)
+    if rollout.home == region:
+        return rollout
+    lost = rollout.home
+    _move(tx, lost, region, take=True)
+    running = tx.get(pb.Deploy, rollout.state.deploy_id) if rollout.state.deploy_id else None
+    if running is not None:
+        reason = f"{region} has taken the decisions from {lost}"
+        close(tx, running, pb.DEPLOY_PHASE_ROLLED_BACK, reason)
+    return _rollout(tx)
+
+
+def _move(tx: Transaction, home: str, to: str, *, take: bool = False) -> None:
+    """Moves the rollout, and what is remembered: whoever decides forgets it in the end."""
+    tx.move_home(pb.Rollout, MESH, to, take=take)
+    for each in tx.list(pb.Deploy):
+        if take or each.home == home:
+            tx.move_home(pb.Deploy, each.deploy_id, to, take=take)
+
+
 def keep(tx: Transaction, source: Source, compiled: Mapping[str, bytes]) -> pb.DeployedRevision:
     """Keeps a revision, for all regions to serve."""
     revision = pb.DeployedRevision(
@@ -172,6 +200,21 @@ def _forget(tx: Transaction, good: str) -> None:
     for revision in tx.list(pb.DeployedRevision):
         if revision.name not in keeping:
             tx.delete(pb.DeployedRevision, revision.name)
+
+
+def _none_runs(tx: Transaction, state: pb.RolloutState) -> None:
+    """Raises `FailedPrecondition` while a deploy runs."""
+    if not state.deploy_id:
+        return
+    running = tx.get(pb.Deploy, state.deploy_id)
+    record = running.record if running is not None else pb.DeployRecord()
+    raise FailedPrecondition(
+        f"{record.actor} deploys revision {record.revision} since "
+        f"{record.begun.ToJsonString()}: wait for its end, or end it with "
+        "`isthmus mesh rollback`",
+        reason="DEPLOY_RUNNING",
+        metadata={"deploy": state.deploy_id, "actor": record.actor},
+    )
 
 
 def _rollout(tx: Transaction) -> pb.Rollout:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import sqrt
 
 from mesh.place import EDGE
 from mesh.xds.fleet import Instance
@@ -237,7 +238,7 @@ class Deployment:
             if total.failures <= self._gates.few_failures:
                 continue
             usual = self._usual_share(instance)
-            if total.share > usual + self._gates.more_failures:
+            if total.failures > _most_failures(total.calls, usual, self._gates.more_failures):
                 method = max(now, key=lambda path: now[path].failures)
                 return Fault(
                     f"{total.failures} of {total.calls} calls failed at {instance}, "
@@ -253,6 +254,15 @@ class Deployment:
         if first is None or last is None or first.counting_since != last.counting_since:
             return 0.0
         return _sum(_since(last, first).values()).share
+
+
+def _most_failures(calls: int, usual: float, more: float) -> float:
+    """How many of so many calls may fail where a share fails as usual, and one may fail more.
+
+    What fails as usual, such as calls to a region that is down, does so by chance more often or
+    less: three standard deviations of the binomial distribution, since it is looked at often.
+    """
+    return calls * (usual + more) + 3 * sqrt(calls * usual * (1 - usual))
 
 
 def _since(seen: Seen, before: Seen) -> dict[str, Count]:

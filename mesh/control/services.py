@@ -87,6 +87,18 @@ class DeployService(DeployServiceServicer):
         deploy = await self._coordinator.begin(order, call_context(request))
         return pb.RollbackResponse(deploy=deploy)
 
+    async def MoveHome(self, request: pb.MoveHomeRequest, context: Context) -> pb.MoveHomeResponse:
+        """Gives the decisions to another region."""
+        rollout = await self._coordinator.move_home(request.region, call_context(request))
+        _log.info("decisions given", home=rollout.home)
+        return pb.MoveHomeResponse(home=rollout.home)
+
+    async def TakeHome(self, request: pb.TakeHomeRequest, context: Context) -> pb.TakeHomeResponse:
+        """Takes the decisions to this region."""
+        rollout = await self._coordinator.take_home(call_context(request))
+        _log.info("decisions taken", home=rollout.home)
+        return pb.TakeHomeResponse(home=rollout.home)
+
     async def GetDeploy(
         self, request: pb.GetDeployRequest, context: Context
     ) -> pb.GetDeployResponse:

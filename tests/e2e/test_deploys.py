@@ -70,9 +70,9 @@ class Deployer:
         self.folder = folder
         self._files = 0
 
-    async def run(self, *arguments: str) -> Said:
+    async def run(self, *arguments: str, of: str = "mesh") -> Said:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "mesh.cli", "mesh", *arguments),
+            *(sys.executable, "-m", "mesh.cli", of, *arguments),
             cwd=self.folder,
             env={"PATH": "/usr/bin:/bin", "ISTHMUS_MESH": str(self.stage.topology.path)},
             stdout=asyncio.subprocess.PIPE,
@@ -349,3 +349,47 @@ async def test_somebody_may_end_a_deploy(deployer: Deployer) -> None:
     assert said.code == Exit.FAILED
     assert "/operator/local ended it" in said.out
     await deployer.settled(before)
+
+
+async def test_when_the_region_that_decides_is_lost_another_one_does(deployer: Deployer) -> None:
+    (before,) = (await deployer.revisions())["eu"]
+
+    async def done(*arguments: str, of: str = "mesh") -> str:
+        said = await deployer.run(*arguments, of=of)
+        assert said.code == Exit.OK, (arguments, said)
+        return said.out
+
+    async def can(*arguments: str, of: str = "mesh") -> bool:
+        return (await deployer.run(*arguments, of=of)).code == Exit.OK
+
+    async def eu_is_a_member() -> bool:
+        said = await deployer.run("list", "--region", "us", "--json", of="members")
+        (mesh,) = [each for each in json.loads(said.out)["groups"] if each["group"] == "mesh"]
+        return all(each["counts"] for each in mesh["members"])
+
+    ask, of_mesh = deployer.stage.control.ask, ("--group", "mesh")
+    await ask("region-kill", region="eu")
+    try:
+        taken = await done("home", "--to", "us", "--force")
+        assert taken == "us decides on deploys from now on\n"
+        await done("home", "--to", "us", "--force", *of_mesh, of="members")
+        await done("evict", "eu", *of_mesh, of="members")
+        refused = await deployer.run("home", "--to", "eu")
+        assert refused.code == Exit.CONFLICT, refused
+        assert "eu is no member of the group 'mesh' now" in refused.errors
+
+        said = await deployer.apply(changed(CREATE, slower), *FAST)
+        assert said.code == Exit.OK, said.out + said.errors
+        name = said.out.partition(":")[0]
+    finally:
+        await ask("region-start", region="eu", within=120)
+        # It comes back with what it knew: only what it hears now counts.
+        await done("rejoin", "eu", *of_mesh, of="members")
+    await deployer.settled(name)
+    await eventually(eu_is_a_member, 60)
+    await done("home", "--to", "eu", *of_mesh, of="members")
+    assert await done("home", "--to", "eu") == "eu decides on deploys from now on\n"
+    await eventually(lambda: can("rollback"), 30)
+    await deployer.settled(before)
+    (last, *_) = json.loads(await done("history", "--json"))["deploys"]
+    assert last["home"] == "eu"

@@ -27,7 +27,7 @@ from isthmus.mesh.v1 import rollout_pb2 as isthmus_dot_mesh_dot_v1_dot_rollout__
 from isthmus.options.v1 import options_pb2 as isthmus_dot_options_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cisthmus/mesh/v1/deploy.proto\x12\x0fisthmus.mesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1disthmus/mesh/v1/rollout.proto\x1a isthmus/options/v1/options.proto\"\x97\x02\n\x0c\x41pplyRequest\x12*\n\nrollout_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\n\x04meshR\trolloutId\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12(\n\x08\x63ontract\x18\x03 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\xc0\x8d\xb7\x01R\x08\x63ontract\x12\'\n\x08topology\x18\x04 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\xa0\x8d\x06R\x08topology\x12,\n\x05gates\x18\x05 \x01(\x0b\x32\x16.isthmus.mesh.v1.GatesR\x05gates\x12\x32\n\x05\x66irst\x18\x06 \x01(\x0b\x32\x1c.isthmus.mesh.v1.SidecarNameR\x05\x66irst\"\xb2\x02\n\x05Gates\x12@\n\x06window\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x90\x1c\x32\x00R\x06window\x12Y\n\x13\x61\x63knowledged_within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04*\x00R\x12\x61\x63knowledgedWithin\x12\x41\n\rmore_failures\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x0cmoreFailures\x88\x01\x01\x12&\n\x0c\x66\x65w_failures\x18\x04 \x01(\rH\x01R\x0b\x66\x65wFailures\x88\x01\x01\x42\x10\n\x0e_more_failuresB\x0f\n\r_few_failures\"@\n\rApplyResponse\x12/\n\x06\x64\x65ploy\x18\x01 \x01(\x0b\x32\x17.isthmus.mesh.v1.DeployR\x06\x64\x65ploy\"\x8a\x01\n\x0fRollbackRequest\x12*\n\nrollout_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\n\x04meshR\trolloutId\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12#\n\x08revision\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08revision\"C\n\x10RollbackResponse\x12/\n\x06\x64\x65ploy\x18\x01 \x01(\x0b\x32\x17.isthmus.mesh.v1.DeployR\x06\x64\x65ploy\"8\n\x10GetDeployRequest\x12$\n\tdeploy_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x08\x64\x65ployId\"D\n\x11GetDeployResponse\x12/\n\x06\x64\x65ploy\x18\x01 \x01(\x0b\x32\x17.isthmus.mesh.v1.DeployR\x06\x64\x65ploy\"\x14\n\x12ListDeploysRequest\"H\n\x13ListDeploysResponse\x12\x31\n\x07\x64\x65ploys\x18\x01 \x03(\x0b\x32\x17.isthmus.mesh.v1.DeployR\x07\x64\x65ploys2\xdf\x03\n\rDeployService\x12Z\n\x05\x41pply\x12\x1d.isthmus.mesh.v1.ApplyRequest\x1a\x1e.isthmus.mesh.v1.ApplyResponse\"\x12\x90\x02\x02\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\n(\x03\x12\x63\n\x08Rollback\x12 .isthmus.mesh.v1.RollbackRequest\x1a!.isthmus.mesh.v1.RollbackResponse\"\x12\x90\x02\x02\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\n(\x03\x12\x66\n\tGetDeploy\x12!.isthmus.mesh.v1.GetDeployRequest\x1a\".isthmus.mesh.v1.GetDeployResponse\"\x12\x90\x02\x01\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\x03(\x02\x12l\n\x0bListDeploys\x12#.isthmus.mesh.v1.ListDeploysRequest\x1a$.isthmus.mesh.v1.ListDeploysResponse\"\x12\x90\x02\x01\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\x03(\x02\x1a\x37\xea\xab\x19\x33\n\x07\x63ontrol\x12\x04mesh\x1a\x08platform\"\x18\x64ocs/runbooks/deploys.mdb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1cisthmus/mesh/v1/deploy.proto\x12\x0fisthmus.mesh.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1disthmus/mesh/v1/rollout.proto\x1a isthmus/options/v1/options.proto\"\x97\x02\n\x0c\x41pplyRequest\x12*\n\nrollout_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\n\x04meshR\trolloutId\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12(\n\x08\x63ontract\x18\x03 \x01(\x0c\x42\x0c\xbaH\tz\x07\x10\x01\x18\xc0\x8d\xb7\x01R\x08\x63ontract\x12\'\n\x08topology\x18\x04 \x01(\tB\x0b\xbaH\x08r\x06\x10\x01\x18\xa0\x8d\x06R\x08topology\x12,\n\x05gates\x18\x05 \x01(\x0b\x32\x16.isthmus.mesh.v1.GatesR\x05gates\x12\x32\n\x05\x66irst\x18\x06 \x01(\x0b\x32\x1c.isthmus.mesh.v1.SidecarNameR\x05\x66irst\"\xb2\x02\n\x05Gates\x12@\n\x06window\x18\x01 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\x90\x1c\x32\x00R\x06window\x12Y\n\x13\x61\x63knowledged_within\x18\x02 \x01(\x0b\x32\x19.google.protobuf.DurationB\r\xbaH\n\xaa\x01\x07\"\x03\x08\xd8\x04*\x00R\x12\x61\x63knowledgedWithin\x12\x41\n\rmore_failures\x18\x03 \x01(\x01\x42\x17\xbaH\x14\x12\x12\x19\x00\x00\x00\x00\x00\x00\xf0?)\x00\x00\x00\x00\x00\x00\x00\x00H\x00R\x0cmoreFailures\x88\x01\x01\x12&\n\x0c\x66\x65w_failures\x18\x04 \x01(\rH\x01R\x0b\x66\x65wFailures\x88\x01\x01\x42\x10\n\x0e_more_failuresB\x0f\n\r_few_failures\"@\n\rApplyResponse\x12/\n\x06\x64\x65ploy\x18\x01 \x01(\x0b\x32\x17.isthmus.mesh.v1.DeployR\x06\x64\x65ploy\"\x8a\x01\n\x0fRollbackRequest\x12*\n\nrollout_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\n\x04meshR\trolloutId\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12#\n\x08revision\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18@R\x08revision\"C\n\x10RollbackResponse\x12/\n\x06\x64\x65ploy\x18\x01 \x01(\x0b\x32\x17.isthmus.mesh.v1.DeployR\x06\x64\x65ploy\"\x86\x01\n\x0fMoveHomeRequest\x12*\n\nrollout_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\n\x04meshR\trolloutId\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\x12\x1f\n\x06region\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x06region\"&\n\x10MoveHomeResponse\x12\x12\n\x04home\x18\x01 \x01(\tR\x04home\"e\n\x0fTakeHomeRequest\x12*\n\nrollout_id\x18\x01 \x01(\tB\x0b\xbaH\x08r\x06\n\x04meshR\trolloutId\x12&\n\nrequest_id\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18@R\trequestId\"&\n\x10TakeHomeResponse\x12\x12\n\x04home\x18\x01 \x01(\tR\x04home\"8\n\x10GetDeployRequest\x12$\n\tdeploy_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x10\x01R\x08\x64\x65ployId\"D\n\x11GetDeployResponse\x12/\n\x06\x64\x65ploy\x18\x01 \x01(\x0b\x32\x17.isthmus.mesh.v1.DeployR\x06\x64\x65ploy\"\x14\n\x12ListDeploysRequest\"H\n\x13ListDeploysResponse\x12\x31\n\x07\x64\x65ploys\x18\x01 \x03(\x0b\x32\x17.isthmus.mesh.v1.DeployR\x07\x64\x65ploys2\xa9\x05\n\rDeployService\x12Z\n\x05\x41pply\x12\x1d.isthmus.mesh.v1.ApplyRequest\x1a\x1e.isthmus.mesh.v1.ApplyResponse\"\x12\x90\x02\x02\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\n(\x03\x12\x63\n\x08Rollback\x12 .isthmus.mesh.v1.RollbackRequest\x1a!.isthmus.mesh.v1.RollbackResponse\"\x12\x90\x02\x02\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\n(\x03\x12\x63\n\x08MoveHome\x12 .isthmus.mesh.v1.MoveHomeRequest\x1a!.isthmus.mesh.v1.MoveHomeResponse\"\x12\x90\x02\x02\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\n(\x03\x12\x63\n\x08TakeHome\x12 .isthmus.mesh.v1.TakeHomeRequest\x1a!.isthmus.mesh.v1.TakeHomeResponse\"\x12\x90\x02\x02\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\n(\x02\x12\x66\n\tGetDeploy\x12!.isthmus.mesh.v1.GetDeployRequest\x1a\".isthmus.mesh.v1.GetDeployResponse\"\x12\x90\x02\x01\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\x03(\x02\x12l\n\x0bListDeploys\x12#.isthmus.mesh.v1.ListDeploysRequest\x1a$.isthmus.mesh.v1.ListDeploysResponse\"\x12\x90\x02\x01\xf2\xab\x19\x0b\n\x03\x12\x01\x01\x12\x02\x08\x03(\x02\x1a\x37\xea\xab\x19\x33\n\x07\x63ontrol\x12\x04mesh\x1a\x08platform\"\x18\x64ocs/runbooks/deploys.mdb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -54,6 +54,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLBACKREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
   _globals['_ROLLBACKREQUEST'].fields_by_name['revision']._loaded_options = None
   _globals['_ROLLBACKREQUEST'].fields_by_name['revision']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_MOVEHOMEREQUEST'].fields_by_name['rollout_id']._loaded_options = None
+  _globals['_MOVEHOMEREQUEST'].fields_by_name['rollout_id']._serialized_options = b'\272H\010r\006\n\004mesh'
+  _globals['_MOVEHOMEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_MOVEHOMEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_MOVEHOMEREQUEST'].fields_by_name['region']._loaded_options = None
+  _globals['_MOVEHOMEREQUEST'].fields_by_name['region']._serialized_options = b'\272H\004r\002\020\001'
+  _globals['_TAKEHOMEREQUEST'].fields_by_name['rollout_id']._loaded_options = None
+  _globals['_TAKEHOMEREQUEST'].fields_by_name['rollout_id']._serialized_options = b'\272H\010r\006\n\004mesh'
+  _globals['_TAKEHOMEREQUEST'].fields_by_name['request_id']._loaded_options = None
+  _globals['_TAKEHOMEREQUEST'].fields_by_name['request_id']._serialized_options = b'\272H\004r\002\030@'
   _globals['_GETDEPLOYREQUEST'].fields_by_name['deploy_id']._loaded_options = None
   _globals['_GETDEPLOYREQUEST'].fields_by_name['deploy_id']._serialized_options = b'\272H\004r\002\020\001'
   _globals['_DEPLOYSERVICE']._loaded_options = None
@@ -62,6 +72,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_DEPLOYSERVICE'].methods_by_name['Apply']._serialized_options = b'\220\002\002\362\253\031\013\n\003\022\001\001\022\002\010\n(\003'
   _globals['_DEPLOYSERVICE'].methods_by_name['Rollback']._loaded_options = None
   _globals['_DEPLOYSERVICE'].methods_by_name['Rollback']._serialized_options = b'\220\002\002\362\253\031\013\n\003\022\001\001\022\002\010\n(\003'
+  _globals['_DEPLOYSERVICE'].methods_by_name['MoveHome']._loaded_options = None
+  _globals['_DEPLOYSERVICE'].methods_by_name['MoveHome']._serialized_options = b'\220\002\002\362\253\031\013\n\003\022\001\001\022\002\010\n(\003'
+  _globals['_DEPLOYSERVICE'].methods_by_name['TakeHome']._loaded_options = None
+  _globals['_DEPLOYSERVICE'].methods_by_name['TakeHome']._serialized_options = b'\220\002\002\362\253\031\013\n\003\022\001\001\022\002\010\n(\002'
   _globals['_DEPLOYSERVICE'].methods_by_name['GetDeploy']._loaded_options = None
   _globals['_DEPLOYSERVICE'].methods_by_name['GetDeploy']._serialized_options = b'\220\002\001\362\253\031\013\n\003\022\001\001\022\002\010\003(\002'
   _globals['_DEPLOYSERVICE'].methods_by_name['ListDeploys']._loaded_options = None
@@ -76,14 +90,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROLLBACKREQUEST']._serialized_end=942
   _globals['_ROLLBACKRESPONSE']._serialized_start=944
   _globals['_ROLLBACKRESPONSE']._serialized_end=1011
-  _globals['_GETDEPLOYREQUEST']._serialized_start=1013
-  _globals['_GETDEPLOYREQUEST']._serialized_end=1069
-  _globals['_GETDEPLOYRESPONSE']._serialized_start=1071
-  _globals['_GETDEPLOYRESPONSE']._serialized_end=1139
-  _globals['_LISTDEPLOYSREQUEST']._serialized_start=1141
-  _globals['_LISTDEPLOYSREQUEST']._serialized_end=1161
-  _globals['_LISTDEPLOYSRESPONSE']._serialized_start=1163
-  _globals['_LISTDEPLOYSRESPONSE']._serialized_end=1235
-  _globals['_DEPLOYSERVICE']._serialized_start=1238
-  _globals['_DEPLOYSERVICE']._serialized_end=1717
+  _globals['_MOVEHOMEREQUEST']._serialized_start=1014
+  _globals['_MOVEHOMEREQUEST']._serialized_end=1148
+  _globals['_MOVEHOMERESPONSE']._serialized_start=1150
+  _globals['_MOVEHOMERESPONSE']._serialized_end=1188
+  _globals['_TAKEHOMEREQUEST']._serialized_start=1190
+  _globals['_TAKEHOMEREQUEST']._serialized_end=1291
+  _globals['_TAKEHOMERESPONSE']._serialized_start=1293
+  _globals['_TAKEHOMERESPONSE']._serialized_end=1331
+  _globals['_GETDEPLOYREQUEST']._serialized_start=1333
+  _globals['_GETDEPLOYREQUEST']._serialized_end=1389
+  _globals['_GETDEPLOYRESPONSE']._serialized_start=1391
+  _globals['_GETDEPLOYRESPONSE']._serialized_end=1459
+  _globals['_LISTDEPLOYSREQUEST']._serialized_start=1461
+  _globals['_LISTDEPLOYSREQUEST']._serialized_end=1481
+  _globals['_LISTDEPLOYSRESPONSE']._serialized_start=1483
+  _globals['_LISTDEPLOYSRESPONSE']._serialized_end=1555
+  _globals['_DEPLOYSERVICE']._serialized_start=1558
+  _globals['_DEPLOYSERVICE']._serialized_end=2239
 # @@protoc_insertion_point(module_scope)

@@ -46,6 +46,16 @@ class DeployServiceStub:
                 request_serializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.RollbackResponse.FromString,
                 _registered_method=True)
+        self.MoveHome = channel.unary_unary(
+                '/isthmus.mesh.v1.DeployService/MoveHome',
+                request_serializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.MoveHomeRequest.SerializeToString,
+                response_deserializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.MoveHomeResponse.FromString,
+                _registered_method=True)
+        self.TakeHome = channel.unary_unary(
+                '/isthmus.mesh.v1.DeployService/TakeHome',
+                request_serializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.TakeHomeRequest.SerializeToString,
+                response_deserializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.TakeHomeResponse.FromString,
+                _registered_method=True)
         self.GetDeploy = channel.unary_unary(
                 '/isthmus.mesh.v1.DeployService/GetDeploy',
                 request_serializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.GetDeployRequest.SerializeToString,
@@ -79,6 +89,23 @@ class DeployServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def MoveHome(self, request, context):
+        """Makes another region the one that decides: the present one gives that away. Errors:
+        FAILED_PRECONDITION with the reason DEPLOY_RUNNING while a deploy runs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TakeHome(self, request, context):
+        """Makes the region that is asked the one that decides, whether or not the present one can be
+        reached: for one that is lost. What that still decides is fenced, and a deploy of its is taken
+        back.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def GetDeploy(self, request, context):
         """Errors: NOT_FOUND.
         """
@@ -105,6 +132,16 @@ def add_DeployServiceServicer_to_server(servicer, server):
                     servicer.Rollback,
                     request_deserializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.RollbackRequest.FromString,
                     response_serializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.RollbackResponse.SerializeToString,
+            ),
+            'MoveHome': grpc.unary_unary_rpc_method_handler(
+                    servicer.MoveHome,
+                    request_deserializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.MoveHomeRequest.FromString,
+                    response_serializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.MoveHomeResponse.SerializeToString,
+            ),
+            'TakeHome': grpc.unary_unary_rpc_method_handler(
+                    servicer.TakeHome,
+                    request_deserializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.TakeHomeRequest.FromString,
+                    response_serializer=isthmus_dot_mesh_dot_v1_dot_deploy__pb2.TakeHomeResponse.SerializeToString,
             ),
             'GetDeploy': grpc.unary_unary_rpc_method_handler(
                     servicer.GetDeploy,
@@ -173,6 +210,60 @@ class DeployService:
             '/isthmus.mesh.v1.DeployService/Rollback',
             isthmus_dot_mesh_dot_v1_dot_deploy__pb2.RollbackRequest.SerializeToString,
             isthmus_dot_mesh_dot_v1_dot_deploy__pb2.RollbackResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def MoveHome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.mesh.v1.DeployService/MoveHome',
+            isthmus_dot_mesh_dot_v1_dot_deploy__pb2.MoveHomeRequest.SerializeToString,
+            isthmus_dot_mesh_dot_v1_dot_deploy__pb2.MoveHomeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TakeHome(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/isthmus.mesh.v1.DeployService/TakeHome',
+            isthmus_dot_mesh_dot_v1_dot_deploy__pb2.TakeHomeRequest.SerializeToString,
+            isthmus_dot_mesh_dot_v1_dot_deploy__pb2.TakeHomeResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,15 @@ class DeployServiceStub:
     """Ends the deploy that runs, or else goes back to a revision that was good. Errors: NOT_FOUND for
     a revision that is not known any more; FAILED_PRECONDITION as for Apply.
     """
+    MoveHome: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.MoveHomeRequest, _deploy_pb2.MoveHomeResponse]
+    """Makes another region the one that decides: the present one gives that away. Errors:
+    FAILED_PRECONDITION with the reason DEPLOY_RUNNING while a deploy runs.
+    """
+    TakeHome: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.TakeHomeRequest, _deploy_pb2.TakeHomeResponse]
+    """Makes the region that is asked the one that decides, whether or not the present one can be
+    reached: for one that is lost. What that still decides is fenced, and a deploy of its is taken
+    back.
+    """
     GetDeploy: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.GetDeployRequest, _deploy_pb2.GetDeployResponse]
     """Errors: NOT_FOUND."""
     ListDeploys: _grpc.UnaryUnaryMultiCallable[_deploy_pb2.ListDeploysRequest, _deploy_pb2.ListDeploysResponse]
@@ -62,6 +71,15 @@ class DeployServiceAsyncStub(DeployServiceStub):
     Rollback: _aio.UnaryUnaryMultiCallable[_deploy_pb2.RollbackRequest, _deploy_pb2.RollbackResponse]  # type: ignore[assignment]
     """Ends the deploy that runs, or else goes back to a revision that was good. Errors: NOT_FOUND for
     a revision that is not known any more; FAILED_PRECONDITION as for Apply.
+    """
+    MoveHome: _aio.UnaryUnaryMultiCallable[_deploy_pb2.MoveHomeRequest, _deploy_pb2.MoveHomeResponse]  # type: ignore[assignment]
+    """Makes another region the one that decides: the present one gives that away. Errors:
+    FAILED_PRECONDITION with the reason DEPLOY_RUNNING while a deploy runs.
+    """
+    TakeHome: _aio.UnaryUnaryMultiCallable[_deploy_pb2.TakeHomeRequest, _deploy_pb2.TakeHomeResponse]  # type: ignore[assignment]
+    """Makes the region that is asked the one that decides, whether or not the present one can be
+    reached: for one that is lost. What that still decides is fenced, and a deploy of its is taken
+    back.
     """
     GetDeploy: _aio.UnaryUnaryMultiCallable[_deploy_pb2.GetDeployRequest, _deploy_pb2.GetDeployResponse]  # type: ignore[assignment]
     """Errors: NOT_FOUND."""
@@ -91,6 +109,27 @@ class DeployServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_deploy_pb2.RollbackResponse, _abc.Awaitable[_deploy_pb2.RollbackResponse]]:
         """Ends the deploy that runs, or else goes back to a revision that was good. Errors: NOT_FOUND for
         a revision that is not known any more; FAILED_PRECONDITION as for Apply.
+        """
+
+    @_abc_1.abstractmethod
+    def MoveHome(
+        self,
+        request: _deploy_pb2.MoveHomeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deploy_pb2.MoveHomeResponse, _abc.Awaitable[_deploy_pb2.MoveHomeResponse]]:
+        """Makes another region the one that decides: the present one gives that away. Errors:
+        FAILED_PRECONDITION with the reason DEPLOY_RUNNING while a deploy runs.
+        """
+
+    @_abc_1.abstractmethod
+    def TakeHome(
+        self,
+        request: _deploy_pb2.TakeHomeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_deploy_pb2.TakeHomeResponse, _abc.Awaitable[_deploy_pb2.TakeHomeResponse]]:
+        """Makes the region that is asked the one that decides, whether or not the present one can be
+        reached: for one that is lost. What that still decides is fenced, and a deploy of its is taken
+        back.
         """
 
     @_abc_1.abstractmethod
