@@ -142,7 +142,9 @@ def _claim(value: Any) -> Claim:
     values = _texts(section.get("values"))
     if values is None:
         raise AccessError(
-            f"{where}.values", "write a list such as [live-operations]; nobody has none of them"
+            f"{where}.values",
+            "write a list of one value or more, such as [live-operations]: with none of them "
+            "nobody would be an operator",
         )
     return Claim(path, values)
 

@@ -42,7 +42,8 @@ def fleet_status(
     status.time.FromMilliseconds(now_ms)
     for revision in dict.fromkeys((fleet.good.name, fleet.wanted.name)):
         for drill in drills(revision):
-            if drill.until.timestamp() * 1000 > now_ms:
+            here = not drill.regions or region in drill.regions
+            if here and drill.until.timestamp() * 1000 > now_ms:
                 drilled = status.drills.add(name=drill.name, text=str(drill), revision=revision)
                 drilled.until.FromDatetime(drill.until)
     views: dict[Instance, SidecarView] = {view.instance: view for view in fleet.views()}

@@ -102,7 +102,7 @@ def test_keys_of_rsa_are_taken(tmp_path: Path) -> None:
         (_of("{claim: [], values: [live]}"), "edge.jwt.operators.claim: write a claim's name"),
         (_of("{claim: groups}"), "edge.jwt.operators.values: write a list"),
         (_of("{claim: groups, values: live}"), "edge.jwt.operators.values: write a list"),
-        (_of("{claim: groups, values: []}"), "nobody has none of them"),
+        (_of("{claim: groups, values: []}"), "with none of them nobody would be an operator"),
         (_of("{claim: groups, values: [1]}"), "edge.jwt.operators.values: write a list"),
         (_of("{claim: groups, value: [live]}"), "unknown key 'value'"),
     ],

@@ -20,7 +20,8 @@ def drill(name: str, minutes: int) -> Drill:
     return Drill(name, "channels", until, 20, abort="UNAVAILABLE", callers=("overview",))
 
 
-DRILLS = {"good": (drill("sick", 5), drill("over", 0)), "trial": (drill("slow", 9),)}
+AFAR = Drill("afar", "channels", NOW + timedelta(minutes=5), 20, delay=1, regions=("us",))
+DRILLS = {"good": (drill("sick", 5), drill("over", 0), AFAR), "trial": (drill("slow", 9),)}
 
 
 def state(region: str) -> FleetStatus:
@@ -43,4 +44,5 @@ def test_a_drill_is_told_once_with_the_regions_that_have_it(
     mesh_status._print({"eu": state("eu"), "us": state("us"), "ap": "is away"}, {}, NOW)
     told = capsys.readouterr().out.splitlines()
     assert [line.partition(":")[0] for line in told if "DRILL sick" in line] == ["eu, us"]
+    assert [line.partition(":")[0] for line in told if "DRILL afar" in line] == ["us"]
     assert not any("DRILL over" in line for line in told)
