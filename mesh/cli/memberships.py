@@ -128,7 +128,8 @@ async def _newest(mesh: Path, workload: str) -> MembersStatus:
 
     async def one(region: str) -> MembersStatus | grpc.aio.AioRpcError | NoEdge | CommandError:
         try:
-            reply = await _asked(mesh, workload, region, "List", members_pb2.ListRequest())
+            request = members_pb2.ListRequest()
+            reply = await _asked(mesh, workload, region, "List", request, only=True)
         except (grpc.aio.AioRpcError, NoEdge, CommandError) as error:
             return error
         status: MembersStatus = reply.members
@@ -148,7 +149,7 @@ def _call(
 
 
 async def _asked(
-    mesh: Path, workload: str, region: str, method: str, request: Any, *, only: bool = True
+    mesh: Path, workload: str, region: str, method: str, request: Any, *, only: bool
 ) -> Any:
     async with session(mesh, region, only=only) as opened:
         return await opened.edges.call(

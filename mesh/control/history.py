@@ -56,12 +56,7 @@ def install(tx: Transaction, installed: str, good: str, actor: str) -> pb.Rollou
 
 def begin(tx: Transaction, kind: pb.DeployKind.ValueType, revision: str, actor: str) -> pb.Deploy:
     """Begins a deploy. Raises `FailedPrecondition` while another one runs, `Unavailable`."""
-    rollout = tx.get(pb.Rollout, MESH)
-    if rollout is None:
-        raise Unavailable(
-            "this mesh has decided nothing yet: the region that decides has not been up",
-            reason="NO_ROLLOUT",
-        )
+    rollout = _rollout(tx)
     state = rollout.state
     _none_runs(tx, state)
     if revision == state.good:
@@ -220,7 +215,10 @@ def _none_runs(tx: Transaction, state: pb.RolloutState) -> None:
 def _rollout(tx: Transaction) -> pb.Rollout:
     rollout = tx.get(pb.Rollout, MESH)
     if rollout is None:
-        raise Unavailable("this mesh has decided nothing yet", reason="NO_ROLLOUT")
+        raise Unavailable(
+            "this mesh has decided nothing yet: the region that decides has not been up",
+            reason="NO_ROLLOUT",
+        )
     return rollout
 
 
