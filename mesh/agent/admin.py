@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import json
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -15,9 +16,19 @@ class AdminUnreachable(Exception):
     """Envoy's admin socket does not answer."""
 
 
-async def ready(socket: Path) -> bool:
-    """Whether Envoy has finished its start. Raises `AdminUnreachable`."""
-    return (await _ask(socket, "GET", "/ready"))[0] == 200
+async def ready(socket: Path, epoch: int | None = None) -> bool:
+    """Whether Envoy has finished its start. Raises `AdminUnreachable`.
+
+    Of those that take over from one another, the one before answers at the same socket until the
+    next one does: `epoch` says which one is asked for.
+    """
+    page = await get(socket, "/server_info")
+    try:
+        info = json.loads(page)
+        here = int(info["command_line_options"].get("restart_epoch", 0))
+        return epoch in (None, here) and info["state"] == "LIVE"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise AdminUnreachable(f"{socket} does not say how Envoy stands: {error!r}") from None
 
 
 async def in_flight(socket: Path) -> int:

@@ -31,16 +31,20 @@ class EnvoyProcess:
         self._began = began
 
     @classmethod
-    async def start(cls, bootstrap: Path, log: Path, folder: Path | None) -> EnvoyProcess:
-        """Starts Envoy, in `folder` or here; its log is appended to `log`."""
+    async def start(
+        cls, bootstrap: Path, log: Path, folder: Path, succession: list[str]
+    ) -> EnvoyProcess:
+        """Starts Envoy in `folder`; its log is appended to `log`.
+
+        `succession` are the options of `mesh.agent.hot_restart`.
+        """
         command = [
             *("setpriv", "--pdeathsig", "KILL", "--"),
             str(binary.envoy_binary()),
             *("--config-path", str(bootstrap.absolute())),
             # One worker: a sidecar beside one process, on a machine that it shares with many.
             *("--concurrency", "1"),
-            # No shared memory with a successor, so a killed Envoy leaves nothing in /dev/shm.
-            "--disable-hot-restart",
+            *succession,
             *("--drain-time-s", str(DRAIN_SECONDS)),
             *("--drain-strategy", "immediate"),
             # Access logs a second late at most: deploys are judged by them.

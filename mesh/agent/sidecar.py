@@ -14,13 +14,14 @@ from pathlib import Path
 import grpc
 
 from mesh import envoy
-from mesh.agent import admin
+from mesh.agent import admin, hot_restart
 from mesh.agent.errors import (
     ConfigurationRefused,
     EnrolmentRefused,
     RenewalFailed,
     SidecarNotReady,
 )
+from mesh.agent.hot_restart import HotRestart
 from mesh.agent.pages import turn_pages
 from mesh.agent.process import DRAIN_SECONDS, EnvoyProcess
 from mesh.agent.reporter import Reporter
@@ -111,6 +112,9 @@ class Sidecar:
         self._identity = WorkloadId(topology.trust_domain, place.region, place.workload)
         self._status = Status(place.region, place.workload, State.NEW)
         self._process: EnvoyProcess | None = None
+        # The Envoy that another has taken over from, until it has ended.
+        self._former: EnvoyProcess | None = None
+        self._succession = HotRestart(place.run, contract)
         self._tasks: tuple[asyncio.Task[None], ...] = ()
         self._given = ""
         self._rotating = asyncio.Lock()
@@ -146,10 +150,10 @@ class Sidecar:
             bootstrap = await asyncio.to_thread(self._configure)
             if self._vouching is not None:
                 await self._vouching.start()
-            self._process = await EnvoyProcess.start(
-                bootstrap, self._place.logs / "envoy.log", self._folder()
-            )
+            self._succession.clear()
+            self._process = await self._launch(bootstrap)
             await self._until_ready(self._process, deadline, ready_within)
+            self._succession.took_over()
         except BaseException as error:
             self._change(state=State.FAILED, problem=str(error))
             await self.kill()
@@ -158,7 +162,7 @@ class Sidecar:
         calls = self._place.logs / envoy.ACCESS_LOG
         self._tasks = (
             asyncio.create_task(self._follow_identity(), name=f"identity {name}"),
-            asyncio.create_task(turn_pages(calls, self._process), name=f"log {name}"),
+            asyncio.create_task(turn_pages(calls, lambda: self._process), name=f"log {name}"),
         )
         if enrolment.AUTHORITY in self._topology.workloads:
             self._tasks += (asyncio.create_task(self._keep_fresh(), name=f"rotate {name}"),)
@@ -169,13 +173,16 @@ class Sidecar:
 
     async def wait(self) -> None:
         """Returns when the sidecar was stopped; raises `SidecarDied` if Envoy ended by itself."""
-        process = self._process
-        if process is None:
+        while (process := self._process) is not None:
+            await process.wait()
+            if self._process is process:
+                break
+        else:
             return
-        await process.wait()
-        if self._process is not process or self._status.state in (State.DRAINING, State.STOPPED):
+        if self._status.state in (State.DRAINING, State.STOPPED):
             return
         await self._end_tasks()
+        await self._end_former(0)
         error = process.failure()
         self._change(state=State.FAILED, problem=str(error))
         raise error
@@ -255,6 +262,8 @@ class Sidecar:
             self._change(state=State.STOPPED)
             await process.stop(_STOP_SECONDS)
         self._process = None
+        await self._end_former(_STOP_SECONDS)
+        self._succession.clear()
         await self._end_vouching()
         self._change(state=State.STOPPED)
 
@@ -264,14 +273,72 @@ class Sidecar:
         process, self._process = self._process, None
         if process is not None:
             await process.kill()
+        await self._end_former(0)
+        self._succession.clear()
         await self._end_vouching()
         if self._status.state is not State.FAILED:
             self._change(state=State.STOPPED)
 
-    async def restart(self) -> None:
-        """Stops with drain and starts again with the identity at hand."""
-        await self.stop()
-        await self.start()
+    async def restart(self, *, ready_within: float = 20.0) -> None:
+        """Has a new Envoy take over; no call is refused or lost. Returns once it serves.
+
+        The old one may finish what it has begun, within `HotRestart.within` seconds: `settled`
+        waits for that, and so does the next restart. Streams that are still held then end. An Envoy
+        that speaks another version of this, after an upgrade, is started once the old one has
+        drained. Raises as `start` does; the old one goes on then, without its admin interface.
+        """
+        await self.settled()
+        if not await self._can_take_over():
+            await self.pause()
+            await self.stop()
+        if (old := self._process) is None or old.exited:
+            await self.start(ready_within=ready_within)
+            return
+        deadline = asyncio.get_running_loop().time() + ready_within
+        new = await self._launch(await asyncio.to_thread(self._configure))
+        try:
+            await self._until_ready(new, deadline, ready_within)
+        except BaseException as error:
+            await new.kill()
+            self._change(problem=f"the Envoy before goes on, as another cannot start: {error}")
+            raise
+        self._succession.took_over()
+        self._process, self._former = new, old
+        self._tasks += (asyncio.create_task(self.settled(), name=f"see off Envoy {old.pid}"),)
+        self._change(problem="")
+
+    async def settled(self) -> None:
+        """Returns once no Envoy is left but the last one."""
+        former = self._former
+        if former is None:
+            return
+        try:
+            async with asyncio.timeout(self._succession.within + _STOP_SECONDS):
+                await former.wait()
+        except TimeoutError:  # nobody told it to end, so its successor has ended meanwhile
+            await former.stop(_STOP_SECONDS)
+        if self._former is former:
+            self._former = None
+
+    async def _can_take_over(self) -> bool:
+        try:
+            running = await admin.get(self._place.admin_socket, "/hot_restart_version")
+        except admin.AdminUnreachable:
+            return True  # it does not run, or an attempt before this one has failed
+        return running.decode().strip() == await asyncio.to_thread(hot_restart.version)
+
+    async def _launch(self, bootstrap: Path) -> EnvoyProcess:
+        return await EnvoyProcess.start(
+            bootstrap,
+            self._place.logs / "envoy.log",
+            self._place.run,
+            self._succession.options(),
+        )
+
+    async def _end_former(self, grace: float) -> None:
+        former, self._former = self._former, None
+        if former is not None:
+            await former.stop(grace)
 
     async def _enrol(self, join_token: str | None, deadline: float) -> None:
         held = self._held(join_token)
@@ -359,7 +426,7 @@ class Sidecar:
             if process.exited:
                 raise process.failure()
             try:
-                if await admin.ready(self._place.admin_socket):
+                if await admin.ready(self._place.admin_socket, self._succession.next_epoch):
                     return
             except admin.AdminUnreachable:
                 pass  # not listening yet

@@ -62,11 +62,16 @@ def workload_kill(
 def workload_restart(
     region: RegionName,
     workload: Annotated[str, typer.Argument(metavar="WORKLOAD")],
-    sidecar: Annotated[bool, typer.Option("--sidecar", help="Its sidecar too, first.")] = False,
+    sidecar: Annotated[
+        bool, typer.Option("--sidecar", help="Its sidecar too, afterwards.")
+    ] = False,
     mesh: MeshPath = MESH,
     as_json: AsJson = False,
 ) -> None:
-    """Starts a workload's process again without a lost call; returns once it is healthy."""
+    """Starts a workload's process again without a lost call; returns once it is healthy.
+
+    `edge` is the region's edge, a sidecar alone.
+    """
     said = f"{workload} in {region} is started again"
     _do(
         mesh,

@@ -48,6 +48,11 @@ _MOST_STREAMS = 1024
 # A certificate lasts an hour; no connection outlives the one it began with by more than half of
 # that. Envoy drains the connection then, and waits for its streams.
 _MAX_CONNECTION = timedelta(minutes=30)
+IDLE = timedelta(seconds=30)
+"""How long a connection without calls is kept. Envoy ends it in two steps, so that no call is on
+its way then; one that ends with its Envoy has no such steps."""
+GOODBYE = timedelta(seconds=5)
+"""Between those two steps, which are HTTP/2's two GOAWAY (RFC 9113, 6.8)."""
 # Nothing legitimate retries enrolment faster than this; a guesser of tokens gets nowhere.
 _ENROLMENTS = RateLimit(per_second=20, burst=100)
 # Who enrols has proved nothing yet: a token and a signing request are a few hundred bytes.
@@ -165,8 +170,9 @@ def _manager(
             hcm.HttpConnectionManagerPathWithEscapedSlashesAction.REJECT_REQUEST
         ),
         stream_idle_timeout=timedelta(0),
+        drain_timeout=GOODBYE,
         common_http_protocol_options=core.HttpProtocolOptions(
-            max_connection_duration=_MAX_CONNECTION
+            idle_timeout=IDLE, max_connection_duration=_MAX_CONNECTION
         ),
         http2_protocol_options=core.Http2ProtocolOptions(
             max_concurrent_streams=_MOST_STREAMS,

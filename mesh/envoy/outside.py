@@ -26,8 +26,6 @@ MOST_STREAMS = 128
 CONNECTION_BUFFER = 256 * 1024
 HEADERS_WITHIN = timedelta(seconds=10)
 """From a request's first byte to the end of its headers."""
-IDLE = timedelta(minutes=1)
-"""How long a connection without calls is kept."""
 UNREAD = timedelta(minutes=1)
 """How long a response waits for a client that does not read it."""
 RATE = RateLimit(per_second=500, burst=1000)
@@ -45,7 +43,6 @@ def protect(manager: hcm.HttpConnectionManager) -> None:
     common, http2 = manager.common_http_protocol_options, manager.http2_protocol_options
     assert common is not None and http2 is not None  # noqa: S101 - every manager has both
     common.max_headers_count = MOST_HEADERS
-    common.idle_timeout = IDLE
     # Some servers take `a_b` for `a-b`: nobody shall pass one header off as another.
     common.headers_with_underscores_action = (
         core.HttpProtocolOptionsHeadersWithUnderscoresAction.REJECT_REQUEST

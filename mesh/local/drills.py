@@ -65,11 +65,17 @@ class Drills:
     async def workload_restart(
         self, region: str, workload: str, sidecar: bool = False
     ) -> dict[str, Any]:
-        """Starts one workload's process again, or first its sidecar, without a lost call."""
-        found = self._instance(region, workload)
-        if sidecar:
-            await found.restart_sidecar()
-        await found.restart(SERVICE_GRACE)
+        """Starts one workload's process again, then its sidecar too, without a lost call.
+
+        An edge is a sidecar alone.
+        """
+        if workload == EDGE:
+            await self._edge(region).restart_sidecar()
+        else:
+            found = self._instance(region, workload)
+            await found.restart(SERVICE_GRACE)
+            if sidecar:
+                await found.restart_sidecar()
         return {"region": region, "workload": workload}
 
     async def workload_stop(self, region: str, workload: str) -> dict[str, Any]:
@@ -175,6 +181,12 @@ class Drills:
         if running and not instances[workload].running:
             raise NotRunning(f"{workload} in {region} does not run: start {region} first")
         return instances[workload]
+
+    def _edge(self, region: str) -> Instance:
+        edge = self._region(region).instances[EDGE]
+        if not edge.running:
+            raise NotRunning(f"the edge of {region} does not run: start {region} first")
+        return edge
 
     def _device(self, device_id: str) -> tuple[Device, LocalRegion]:
         for region in self._regions.values():

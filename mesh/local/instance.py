@@ -140,16 +140,19 @@ class Instance:
         self._tell(Stage.READY)
 
     async def restart_sidecar(self) -> None:
-        """Starts the sidecar again once what it carries is answered. Raises `StartFailed`.
+        """Has a new Envoy take over from the sidecar's, without a lost call. Raises `StartFailed`.
 
-        Calls that may not go to another region can fail meanwhile.
+        The old one goes on if the new one cannot start.
         """
         if self._sidecar is None:
             raise StartFailed(f"{self.name} has no sidecar that runs")
         await self._let_sidecar_go()
-        await self._sidecar.pause()
-        await self._sidecar.stop()
-        await self._start_sidecar(None)
+        try:
+            await self._sidecar.restart(ready_within=HEALTHY_WITHIN)
+        except AgentError as error:
+            raise StartFailed(f"the sidecar of {self.name}: {error}") from error
+        finally:
+            self._keep_going()
 
     async def retire(self, grace: float) -> None:
         """Ends both in order, after those who may go to another region have gone there."""
@@ -207,6 +210,9 @@ class Instance:
             await self._enrol_and_start(self._sidecar, join_token)
         except AgentError as error:
             raise StartFailed(f"the sidecar of {self.name}: {error}") from error
+        self._keep_going()
+
+    def _keep_going(self) -> None:
         self._keeper = asyncio.create_task(self._keep_sidecar(), name=f"keep {self.name}'s sidecar")
         self._changed()
 
@@ -237,7 +243,8 @@ class Instance:
             began = loop.time()
             try:
                 await self._sidecar.wait()
-                return
+                if self._sidecar.status.state is not SidecarState.FAILED:
+                    return
             except AgentError as error:
                 self._watch(Progress(f"{self.name}/sidecar", Stage.DIED, str(error)))
             steady = loop.time() - began > 2 * LAST_BACKOFF

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 from mesh.contracts.model import RateLimit
-from mesh.envoy import outside
+from mesh.envoy import listeners, outside
 from mesh.identity.spiffe import DeviceId, OperatorId
 from mesh.local.ports import claim_blocks
 from mesh.place import EDGE
@@ -162,7 +162,7 @@ async def test_a_body_that_never_ends_is_cut_at_the_methods_deadline(shared: Sma
 async def test_connections_without_calls_are_closed(
     mesh: SmallMesh, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outside, "IDLE", timedelta(seconds=1))
+    monkeypatch.setattr(listeners, "IDLE", timedelta(seconds=1))
     await mesh.start(("eu", "beta"), ("eu", EDGE))
     async with connected(mesh, OPERATOR) as connection, asyncio.timeout(10):
         assert await connection.ended() == b""

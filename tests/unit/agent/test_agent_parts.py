@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -72,12 +73,31 @@ async def _answering(socket: Path, answer: bytes) -> AsyncIterator[None]:
 
 
 @pytest.mark.parametrize(
-    ("answer", "expected"),
-    [(b"HTTP/1.1 200 OK\r\n\r\nLIVE\n", True), (b"HTTP/1.1 503 No\r\n\r\n", False)],
+    ("state", "here", "asked", "expected"),
+    [
+        ("LIVE", 0, None, True),
+        ("LIVE", 2, 2, True),
+        ("LIVE", 1, 2, False),  # the one before, which still answers
+        ("INITIALIZING", 2, 2, False),
+        ("DRAINING", 0, None, False),
+    ],
 )
-async def test_readiness_is_the_status(tmp_path: Path, answer: bytes, expected: bool) -> None:
+async def test_the_envoy_that_is_asked_for_is_ready(
+    tmp_path: Path, state: str, here: int, asked: int | None, expected: bool
+) -> None:
+    info = {"state": state, "command_line_options": {"restart_epoch": here}}
+    answer = b"HTTP/1.1 200 OK\r\n\r\n" + json.dumps(info).encode()
     async with _answering(tmp_path / "admin.sock", answer):
-        assert await admin.ready(tmp_path / "admin.sock") is expected
+        assert await admin.ready(tmp_path / "admin.sock", asked) is expected
+
+
+@pytest.mark.parametrize("page", [b"LIVE", b"[]", b"{}"])
+async def test_a_page_that_says_nothing_of_envoy_is_a_typed_error(
+    tmp_path: Path, page: bytes
+) -> None:
+    async with _answering(tmp_path / "admin.sock", b"HTTP/1.1 200 OK\r\n\r\n" + page):
+        with pytest.raises(admin.AdminUnreachable, match="how Envoy stands"):
+            await admin.ready(tmp_path / "admin.sock")
 
 
 @pytest.mark.parametrize("answer", [b"", b"nonsense\r\n\r\n", b"HTTP/1.1 no\r\n\r\n"])

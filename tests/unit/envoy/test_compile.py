@@ -310,7 +310,7 @@ def test_an_edge_bounds_what_one_client_can_cost() -> None:
     http = manager("eu", EDGE, "edge")
     assert http["request_headers_timeout"] == "10s"
     assert http["max_request_headers_kb"] == 16
-    assert http["common_http_protocol_options"]["idle_timeout"] == "60s"
+    assert http["common_http_protocol_options"]["idle_timeout"] == "30s"
     assert http["http2_protocol_options"]["max_concurrent_streams"] == 128
     assert listener("eu", EDGE, "edge")["per_connection_buffer_limit_bytes"] == 256 * 1024
     filters = [each["name"] for each in http["http_filters"]]
