@@ -19,6 +19,24 @@ PLATFORM = ("authority", "control")
 and no deploy can cut the way to its own rollback."""
 
 
+VERSION_HEADER = "x-isthmus-version"
+"""By which another version of a workload tells its control plane which one it is. It is that
+workload by its certificate, and so nobody but one of its versions can say this."""
+
+_VERSION = "@"
+
+
+def instance_name(workload: str, version: str) -> str:
+    """What an instance is called within its region: ``overview``, or ``overview@next``."""
+    return f"{workload}{_VERSION}{version}" if version else workload
+
+
+def workload_and_version(instance: str) -> tuple[str, str]:
+    """The other way round; the version is empty for the workload itself."""
+    workload, _, version = instance.partition(_VERSION)
+    return workload, version
+
+
 class PlaceError(Exception):
     """The environment does not say where this process lives."""
 
@@ -39,6 +57,11 @@ class Place:
     otlp: str | None = None
     version: str = ""
     """Which of the workload's versions it is; empty for the one that is there without any."""
+
+    @property
+    def instance(self) -> str:
+        """What it is called within its region."""
+        return instance_name(self.workload, self.version)
 
     @property
     def app_socket(self) -> Path:
@@ -84,6 +107,8 @@ class Place:
             "ISTHMUS_RUN_DIR": str(self.run),
             "ISTHMUS_STATE_DIR": str(self.state),
         }
+        if self.version:
+            variables["ISTHMUS_VERSION"] = self.version
         if self.otlp:
             variables["ISTHMUS_OTLP"] = self.otlp
         return variables
@@ -100,6 +125,7 @@ class Place:
                 run=Path(source["ISTHMUS_RUN_DIR"]),
                 state=Path(source["ISTHMUS_STATE_DIR"]),
                 otlp=source.get("ISTHMUS_OTLP") or None,
+                version=source.get("ISTHMUS_VERSION", ""),
             )
         except KeyError as error:
             raise PlaceError(

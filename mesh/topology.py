@@ -111,6 +111,11 @@ class Topology:
         """The regions' names, in order."""
         return tuple(region.name for region in self.regions)
 
+    def instances(self, region: str) -> tuple[str, ...]:
+        """What has a sidecar of its own there: workloads, the edge, other versions of workloads."""
+        versions = (v.instance for v in self.traffic.versions if v.region == region)
+        return (*self.workloads, EDGE, *versions)
+
     def failover_order(self, home: str) -> tuple[str, ...]:
         """`home`, then the others in the order of the file, beginning after `home`."""
         names = self.region_names

@@ -19,7 +19,7 @@ from isthmus.mesh.v1.sidecars_pb2_grpc import SidecarServiceStub
 from mesh.agent import admin
 from mesh.agent.calls import CallCounter
 from mesh.agent.inspection import inspect
-from mesh.agent.tap import Tap
+from mesh.agent.tap import Tap, whose
 from mesh.agent.upstreams import PAGE, upstreams
 from mesh.contracts.exceptions import CONTROL
 from mesh.contracts.model import Contract
@@ -41,6 +41,7 @@ class Reporter:
         certificate: Callable[[], tuple[datetime | None, str]],
     ) -> None:
         self._place = place
+        self._who = whose(place)
         self._certificate = certificate
         self._paths = frozenset(method.path for method in contract.methods())
         self._streams = frozenset(m.path for m in contract.methods() if m.streaming)
@@ -71,7 +72,9 @@ class Reporter:
             while True:
                 try:
                     report = await self._report()
-                    answer = await stub.Report(pb.ReportRequest(report=report), timeout=_WITHIN)
+                    answer = await stub.Report(
+                        pb.ReportRequest(report=report), timeout=_WITHIN, metadata=self._who
+                    )
                     self._count(answer.calls)
                     self._asked = answer.inspect if answer.HasField("inspect") else None
                     await self._tap.obey(answer.tap if answer.HasField("tap") else None, channel)

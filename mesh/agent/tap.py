@@ -14,7 +14,7 @@ from mesh.agent.tail import LogTail
 from mesh.contracts.model import Contract
 from mesh.envoy import ACCESS_LOG
 from mesh.envoy.tapped import call, wanted
-from mesh.place import Place
+from mesh.place import VERSION_HEADER, Place
 
 LOOK_SECONDS = 0.2
 MOST_CALLS = 400
@@ -22,6 +22,11 @@ MOST_CALLS = 400
 
 _MOST_BYTES = 1 << 20
 _PAUSE = 1.0
+
+
+def whose(place: Place) -> tuple[tuple[str, str], ...]:
+    """Metadata of what an agent tells its control plane: which of the workload's versions it is."""
+    return ((VERSION_HEADER, place.version),) if place.version else ()
 
 
 class Tap:
@@ -43,7 +48,7 @@ class Tap:
             self._order = order.id
             self._task = asyncio.create_task(
                 self._feed(order, channel),
-                name=f"tap {self._place.region}/{self._place.workload}",
+                name=f"tap {self._place.region}/{self._place.instance}",
             )
 
     async def end(self) -> None:
@@ -56,7 +61,9 @@ class Tap:
     async def _feed(self, order: sidecars_pb2.TapOrder, channel: grpc.aio.Channel) -> None:
         while True:
             try:
-                async for _ in TapServiceStub(channel).Feed(self._requests(order)):
+                async for _ in TapServiceStub(channel).Feed(
+                    self._requests(order), metadata=whose(self._place)
+                ):
                     pass  # nothing is said on the way back
             except grpc.aio.AioRpcError:
                 pass  # until an answer to a report says that nobody asks any more

@@ -22,7 +22,7 @@ from mesh.identity.enrolment import AUTHORITY, Credentials
 from mesh.identity.errors import IdentityFolderError
 from mesh.identity.spiffe import DeviceId, Identity, OperatorId, WorkloadId
 from mesh.identity.tokens import TokenStore
-from mesh.place import EDGE
+from mesh.place import workload_and_version
 from mesh.topology import Topology
 
 TOKEN_LIFETIME = timedelta(hours=1)
@@ -35,7 +35,7 @@ _ROOT_SPARE = timedelta(days=1)
 class Prepared:
     """A region that is ready to start.
 
-    `tokens` holds a join token for each workload but the authority, and for the edge, by name.
+    `tokens` holds a join token for each instance but the authority, the edge included, by name.
     Those whose identity lasts for `FRESH_FOR` at least need none, and are not in it.
     """
 
@@ -55,13 +55,14 @@ def prepare(state: Path, topology: Topology, region: str, now: datetime) -> Prep
     with keep.locked(state):
         issuer = _issuer(state, topology, region, now)
     own = WorkloadId(topology.trust_domain, region, AUTHORITY)
-    if not _fresh(state, own, issuer, now):
+    if not _fresh(state / region / AUTHORITY, own, issuer, now):
         _write_identity(issuer, own, now, state / region / AUTHORITY / "identity")
     tokens: dict[str, str] = {}
     with closing(_store(state, region, issuer)) as store:
-        for name in (*topology.workloads, EDGE):
-            subject = WorkloadId(topology.trust_domain, region, name)
-            if name != AUTHORITY and not _fresh(state, subject, issuer, now):
+        for name in topology.instances(region):
+            # A version of a workload is that workload, to everybody who meets it.
+            subject = WorkloadId(topology.trust_domain, region, workload_and_version(name)[0])
+            if name != AUTHORITY and not _fresh(state / region / name, subject, issuer, now):
                 tokens[name] = str(store.issue(subject, now, now + TOKEN_LIFETIME))
         return Prepared(region, tokens, store.root_hash())
 
@@ -135,9 +136,9 @@ def _lasts(issuer: Issuer, root: Issuer, now: datetime) -> bool:
     return issuer.root == root.certificate and now < certificate.not_valid_before_utc + life / 2
 
 
-def _fresh(state: Path, subject: WorkloadId, issuer: Issuer, now: datetime) -> bool:
+def _fresh(instance: Path, subject: WorkloadId, issuer: Issuer, now: datetime) -> bool:
     try:
-        held = folder.read(state / subject.region / subject.name / "identity")
+        held = folder.read(instance / "identity")
     except IdentityFolderError:
         return False
     return (

@@ -100,12 +100,11 @@ def _validate(new: Deployable, made: Plan) -> None:
 
     from mesh.envoy.render import accepted
     from mesh.local.layout import Layout
-    from mesh.place import EDGE
 
     place = Layout.of(new.topology).place
     with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
         for each in made.sidecars:
-            known = each.workload in (*new.topology.workloads, EDGE)
+            known = each.workload in new.topology.instances(each.region)
             if known and each.region in new.topology.region_names:
                 where = place(each.region, each.workload)
                 accepted(new.contract, new.topology, where, Path(scratch) / str(each))

@@ -188,6 +188,11 @@ class Coordinator:
             for workload in (*self._topology.workloads, EDGE)
             if workload not in PLATFORM
         ]
+        # Nobody has to run another version; one that runs counts as all others do.
+        running = before[-1]
+        everybody += [
+            each for each in judged.versions if each in running and running[each].connected
+        ]
         changed = [each for each in judged.changed if each in everybody]
         if order.first is not None and order.first not in everybody:
             return pb.DEPLOY_PHASE_REFUSED, f"{order.first} has no configuration to deploy", ()

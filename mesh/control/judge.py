@@ -50,6 +50,8 @@ class Judged:
 
     compiled: Mapping[str, bytes]
     changed: tuple[Instance, ...]
+    versions: tuple[Instance, ...]
+    """Other versions of workloads."""
     differences: tuple[Difference, ...]
 
     def blame(self, instance: Instance | None, method: str) -> tuple[str, ...]:
@@ -97,6 +99,7 @@ def _read(folder: Path) -> Judged:
     return Judged(
         {region: (folder / f"compiled-{region}.binpb").read_bytes() for region in found["regions"]},
         tuple(Instance(*each) for each in found["changed"]),
+        tuple(Instance(*each) for each in found["versions"]),
         tuple(
             Difference(each["subject"], each["text"], frozenset(Instance(*i) for i in each["at"]))
             for each in found["differences"]
@@ -160,6 +163,7 @@ def _judge(folder: Path) -> dict[str, Any]:
     return {
         "regions": list(topology.region_names),
         "changed": [_pair(each) for each in made.sidecars],
+        "versions": [[each.region, each.instance] for each in topology.traffic.versions],
         "differences": differences,
     }
 
@@ -167,17 +171,19 @@ def _judge(folder: Path) -> dict[str, Any]:
 def _refused_by_envoy(wanted: Any, instance: Instance) -> str:
     from mesh.envoy import EnvoyConfigError
     from mesh.envoy.render import accepted
-    from mesh.place import Place
+    from mesh.place import Place, workload_and_version
 
     with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
         folder = Path(scratch) / "it"
+        workload, version = workload_and_version(instance.workload)
         place = Place(
             instance.region,
-            instance.workload,
+            workload,
             wanted.topology.path,
             folder,
             folder,
             wanted.topology.otlp,
+            version,
         )
         try:
             accepted(wanted.contract, wanted.topology, place, folder)

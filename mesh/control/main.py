@@ -28,6 +28,7 @@ from mesh.control.services import DeployService, SidecarService
 from mesh.control.source import Source
 from mesh.control.store import Store, StoreDamaged
 from mesh.control.tapping import TapService
+from mesh.place import VERSION_HEADER, instance_name
 from mesh.runtime import Host, caller, own_context, run
 from mesh.xds import AdsServer, Fleet, Instance, NotAdmitted, Peer
 from mesh.xds.resources import Library
@@ -36,12 +37,16 @@ from mesh.xds.wire import SERVICE
 _OBSERVED_WITHIN = 3.0
 
 
-def admit(_peer: Peer) -> Instance:
-    """The workload whose certificate the control plane's own sidecar has verified."""
+def admit(peer: Peer) -> Instance:
+    """The workload whose certificate the control plane's own sidecar has verified.
+
+    Which of its versions it is, it says itself.
+    """
     principal = caller()
     if principal.kind != "workload" or principal.region is None:
         raise NotAdmitted(f"{principal} is no workload: sidecars connect with their own identity")
-    return Instance(principal.region, principal.name)
+    version = peer.metadata.get(VERSION_HEADER, "")
+    return Instance(principal.region, instance_name(principal.name, version))
 
 
 def _now_ms() -> int:
@@ -91,7 +96,7 @@ async def build(host: Host) -> None:
         InspectionService(host.region, fleet, store, library, reports, sidecars),
         "isthmus.mesh.v1.InspectionService",
     )
-    tapping = TapService(host.region, reports)
+    tapping = TapService(host.region, fleet, reports)
     host.add(add_TapServiceServicer_to_server, tapping, "isthmus.mesh.v1.TapService")
 
     async def decide() -> None:

@@ -16,6 +16,7 @@ from isthmus.mesh.v1.deploy_pb2_grpc import DeployServiceServicer
 from isthmus.mesh.v1.sidecars_pb2_grpc import SidecarServiceServicer
 
 from mesh.control import history
+from mesh.control.agents import reporting
 from mesh.control.coordinator import Coordinator, Order
 from mesh.control.follower import MESH, Follower
 from mesh.control.reports import Reports
@@ -28,7 +29,6 @@ from mesh.runtime import (
     FailedPrecondition,
     InvalidArgument,
     NotFound,
-    PermissionDenied,
     call_context,
     caller,
 )
@@ -159,12 +159,8 @@ class SidecarService(SidecarServiceServicer):
         self, request: sidecars_pb2.ReportRequest, context: Context
     ) -> sidecars_pb2.ReportResponse:
         """Takes a report of the caller's own sidecar; answers when the next one is wanted."""
-        who = caller()
-        if who.region != self._region:
-            raise PermissionDenied(
-                f"{who} reports to its own region's control plane", reason="OTHER_REGION"
-            )
-        return await self._reports.take(Instance(self._region, who.name), request.report)
+        instance = reporting(context, self._region, self._fleet)
+        return await self._reports.take(instance, request.report)
 
     async def GetFleet(
         self, request: sidecars_pb2.GetFleetRequest, context: Context

@@ -11,10 +11,11 @@ from google.protobuf.json_format import MessageToDict
 from isthmus.mesh.v1 import tap_pb2 as pb
 from isthmus.mesh.v1.tap_pb2_grpc import TapServiceServicer
 
+from mesh.control.agents import reporting
 from mesh.control.reports import Reports
 from mesh.control.taps import Tap, Taps, TooManyTaps
-from mesh.runtime import PermissionDenied, ResourceExhausted, caller
-from mesh.xds.fleet import Instance
+from mesh.runtime import ResourceExhausted, caller
+from mesh.xds.fleet import Fleet
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -26,8 +27,9 @@ _log = structlog.get_logger("isthmus.control")
 class TapService(TapServiceServicer):
     """Hands what agents send to those who tap."""
 
-    def __init__(self, region: str, reports: Reports) -> None:
+    def __init__(self, region: str, fleet: Fleet, reports: Reports) -> None:
         self._region = region
+        self._fleet = fleet
         self._reports = reports
         self._taps = Taps(self._order)
         self._over = False
@@ -66,12 +68,7 @@ class TapService(TapServiceServicer):
         self, request_iterator: object, context: Context
     ) -> None:
         """What a sidecar of this region sends, as long as it is asked to."""
-        who = caller()
-        if who.region != self._region:
-            raise PermissionDenied(
-                f"{who} feeds its own region's control plane", reason="OTHER_REGION"
-            )
-        instance, order = Instance(self._region, who.name), 0
+        instance, order = reporting(context, self._region, self._fleet), 0
         try:
             while isinstance(request := await context.read(), pb.FeedRequest):
                 order = request.id

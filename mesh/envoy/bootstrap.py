@@ -28,7 +28,7 @@ from mesh.envoy.errors import EnvoyConfigError
 from mesh.envoy.parts import as_they_are, folder, parts
 from mesh.envoy.text import Packed, text
 from mesh.identity.spiffe import WorkloadId
-from mesh.place import EDGE, Place
+from mesh.place import EDGE, VERSION_HEADER, Place
 from mesh.topology import Address, Topology
 
 BOOTSTRAP = "bootstrap.json"
@@ -119,7 +119,12 @@ def compile_discovering(place: Place, control: ControlPlane) -> Configuration:
                                 base_interval=_FIRST_RECONNECT, max_interval=_LAST_RECONNECT
                             )
                         ),
-                    )
+                    ),
+                    initial_metadata=(
+                        [core.HeaderValue(key=VERSION_HEADER, value=place.version)]
+                        if place.version
+                        else []
+                    ),
                 )
             ],
             set_node_on_first_message_only=True,
@@ -148,7 +153,7 @@ def _check_sockets(place: Place) -> None:
 def _bootstrap(place: Place) -> bootstrap.Bootstrap:
     return bootstrap.Bootstrap(
         node=core.Node(
-            id=f"{place.region}/{place.workload}",
+            id=f"{place.region}/{place.instance}",
             cluster=place.workload,
             locality=core.Locality(region=place.region),
         ),

@@ -26,7 +26,7 @@ from mesh.envoy import clusters
 from mesh.envoy.parts import Message, Part, parts
 from mesh.envoy.target import Target
 from mesh.envoy.text import Packed, type_url
-from mesh.place import Place
+from mesh.place import Place, workload_and_version
 from mesh.topology import Topology
 
 STATE = "state"
@@ -56,9 +56,9 @@ def relative(place: Place) -> Place:
 
 
 def discovered(
-    contract: Contract, topology: Topology, region: str, workload: str
+    contract: Contract, topology: Topology, region: str, instance: str
 ) -> list[Discovered]:
-    """All that the sidecar of a workload, or a region's edge, gets by xDS.
+    """All that the sidecar of an instance, or a region's edge, gets by xDS.
 
     Raises `EnvoyConfigError` if the topology has no such workload.
     """
@@ -69,13 +69,14 @@ def discovered(
         part = make()
         return split(part.message), part.targets
 
-    found = parts(contract, topology, standing(topology, region, workload), maker)
+    found = parts(contract, topology, standing(topology, region, instance), maker)
     return [each for split_part in found for each in split_part]
 
 
-def standing(topology: Topology, region: str, workload: str) -> Place:
+def standing(topology: Topology, region: str, instance: str) -> Place:
     """Where that instance stands as far as it matters to what it discovers."""
-    return relative(Place(region, workload, topology.path, Path(), Path(), otlp=topology.otlp))
+    workload, version = workload_and_version(instance)
+    return relative(Place(region, workload, topology.path, Path(), Path(), topology.otlp, version))
 
 
 def split(message: Message) -> tuple[Discovered, ...]:

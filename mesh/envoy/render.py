@@ -16,7 +16,7 @@ from mesh.envoy.parts import folder
 from mesh.identity import authority, keys
 from mesh.identity import folder as identity_folder
 from mesh.identity.spiffe import WorkloadId
-from mesh.place import EDGE, Place
+from mesh.place import Place
 from mesh.topology import Topology
 
 # Certificates to validate with need some time; any will do, and nothing rendered depends on it.
@@ -26,19 +26,19 @@ _SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)
 def render(
     contract: Contract, topology: Topology, place: Callable[[str, str], Place], out: Path
 ) -> list[Path]:
-    """Writes `<out>/<region>/<workload>/` for each sidecar and each edge; returns those folders.
+    """Writes `<out>/<region>/<instance>/` for each sidecar and each edge; returns those folders.
 
-    `place(region, workload)` says where that instance lives. Each configuration has passed Envoy's
+    `place(region, instance)` says where that instance lives. Each configuration has passed Envoy's
     own validation, in folders of its own: nothing of the mesh needs to exist. The same inputs give
     the same bytes. Raises `EnvoyConfigError`.
     """
     written = []
     with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
         for region in topology.region_names:
-            for workload in (*topology.workloads, EDGE):
-                where = place(region, workload)
-                accepted(contract, topology, where, Path(scratch) / region / workload)
-                into = out / region / workload
+            for instance in topology.instances(region):
+                where = place(region, instance)
+                accepted(contract, topology, where, Path(scratch) / region / instance)
+                into = out / region / instance
                 compile_for(contract, topology, where).write(into)
                 written.append(into)
     return written

@@ -29,7 +29,9 @@ def check_machine(layout: Layout, disk_needed: int = DISK_NEEDED) -> None:
     check_disk(layout.state, disk_needed)
     check_ports(layout.topology)
     topology = layout.topology
-    check_watches(WATCHES_PER_SIDECAR * len(topology.regions) * (len(topology.workloads) + 1))
+    check_watches(
+        WATCHES_PER_SIDECAR * sum(map(len, map(topology.instances, topology.region_names)))
+    )
 
 
 def check_watches(needed: int) -> None:
@@ -123,6 +125,10 @@ def addresses(topology: Topology) -> Iterator[tuple[Address, str, str]]:
                 for workload in (EDGE, *topology.workloads):
                     at = topology.route(name, peer, workload)
                     yield at, f"the way from {name} to {workload} in {peer}", key
+    for index, version in enumerate(topology.traffic.versions):
+        at = Address(version.host, version.port)
+        key = f"traffic.versions[{index}].address"
+        yield at, f"{version.instance} in {version.region}", key
     yield topology.origin, "the media origin", "media.origin"
 
 

@@ -84,6 +84,7 @@ def _traffic(topology: Topology, bases: Sequence[int]) -> dict[str, Any]:
                 "region": each.region,
                 "address": f"127.0.0.1:{moved[each.region] + offset % PORTS_PER_REGION}",
                 "weight": each.weight,
+                **({"command": list(each.command)} if each.command else {}),
             }
         )
     drills = [listed(each) | {"percent": each.percent} for each in traffic.drills]

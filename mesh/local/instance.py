@@ -53,9 +53,9 @@ class Instance:
         changed: Callable[[], None],
         fresh_token: Callable[[str], Awaitable[str | None]],
     ) -> None:
-        """`fresh_token` makes a join token for a workload that has no usable identity."""
+        """`fresh_token` makes a join token for an instance that has no usable identity."""
         self.place = place
-        self.name = f"{place.region}/{place.workload}"
+        self.name = f"{place.region}/{place.instance}"
         self.healthy = False
         self._contract = contract
         self._topology = topology
@@ -67,10 +67,9 @@ class Instance:
         self._sidecar_deaths = 0
         self._process: Child | None = None
         if place.workload != EDGE:
-            package = "mesh" if place.workload in PLATFORM else "services"
             command = Command(
                 self.name,
-                python(f"{package}.{place.workload}.main"),
+                _command(topology, place),
                 place.logs / "service.log",
                 place.environment(),
             )
@@ -225,7 +224,7 @@ class Instance:
             try:
                 return await sidecar.start(join_token, ready_within=HEALTHY_WITHIN)
             except EnrolmentRefused:
-                join_token = await self._fresh_token(self.place.workload)
+                join_token = await self._fresh_token(self.place.instance)
         return await sidecar.start(join_token, ready_within=HEALTHY_WITHIN)
 
     def _new_sidecar(self) -> Sidecar:
@@ -279,6 +278,17 @@ class Instance:
     def _tell(self, stage: Stage, detail: str = "") -> None:
         self._watch(Progress(self.name, stage, detail))
         self._changed()
+
+
+def _command(topology: Topology, place: Place) -> tuple[str, ...]:
+    version = topology.traffic.version(place.workload, place.region, place.version)
+    if version is not None and version.command:
+        program, *arguments = version.command
+        # A path is taken from where mesh.yaml is, a name from PATH.
+        found = str(topology.path.parent / program) if "/" in program else program
+        return (found, *arguments)
+    package = "mesh" if place.workload in PLATFORM else "services"
+    return python(f"{package}.{place.workload}.main")
 
 
 def control_plane(topology: Topology, place: Place) -> ControlPlane | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mesh.local.errors import NotReady
-from mesh.place import Place
+from mesh.place import Place, workload_and_version
 from mesh.topology import Topology
 
 LONGEST_SOCKET_PATH = 107
@@ -69,15 +69,17 @@ class Layout:
         """The supervisor's control socket."""
         return self.run / "control.sock"
 
-    def place(self, region: str, workload: str) -> Place:
-        """Where a workload, or the edge, of a region lives."""
+    def place(self, region: str, instance: str) -> Place:
+        """Where a workload, another version of it, or the edge, of a region lives."""
+        workload, version = workload_and_version(instance)
         return Place(
             region=region,
             workload=workload,
             topology=self.topology.path,
-            run=self.run / region / workload,
-            state=self.state / region / workload,
+            run=self.run / region / instance,
+            state=self.state / region / instance,
             otlp=self.topology.otlp,
+            version=version,
         )
 
     def device(self, device_id: str) -> Path:
@@ -87,8 +89,8 @@ class Layout:
     def check_socket_paths(self) -> None:
         """Raises `NotReady` if a socket's path would be too long for the kernel."""
         for region in self.topology.region_names:
-            for workload in self.topology.workloads:
-                path = self.run / region / workload / _LONGEST_SOCKET_NAME
+            for instance in self.topology.instances(region):
+                path = self.run / region / instance / _LONGEST_SOCKET_NAME
                 if len(os.fsencode(path)) > LONGEST_SOCKET_PATH:
                     raise NotReady(
                         f"{path} is longer than the {LONGEST_SOCKET_PATH} bytes of a Unix socket's "

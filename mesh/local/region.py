@@ -17,7 +17,6 @@ from mesh.local.instance import Instance
 from mesh.local.layout import Layout
 from mesh.local.progress import Watcher
 from mesh.local.record import ProcessRecord
-from mesh.place import EDGE
 
 DEVICE_GRACE = 2.0
 SERVICE_GRACE = 5.0
@@ -44,15 +43,15 @@ class LocalRegion:
         self._prepared: Prepared | None = None
         topology = layout.topology
         self.instances = {
-            workload: Instance(
+            instance: Instance(
                 contract,
                 topology,
-                layout.place(name, workload),
+                layout.place(name, instance),
                 watch,
                 changed,
                 self._fresh_token,
             )
-            for workload in (*topology.workloads, EDGE)
+            for instance in topology.instances(name)
         }
         self.devices = {
             spec.device_id: Device(layout, spec, watch, changed)
@@ -90,9 +89,9 @@ class LocalRegion:
         configured = asyncio.Event()
         async with first_error() as tasks:
             tasks.create_task(self._start_control(tokens.get(CONTROL), configured))
-            for workload, instance in self.instances.items():
-                if workload not in (AUTHORITY, CONTROL):
-                    tasks.create_task(instance.start(tokens.get(workload), configured))
+            for name, instance in self.instances.items():
+                if name not in (AUTHORITY, CONTROL):
+                    tasks.create_task(instance.start(tokens.get(name), configured))
         async with first_error() as tasks:
             for device in self.devices.values():
                 tasks.create_task(self.start_device(device))
@@ -138,16 +137,16 @@ class LocalRegion:
         """Starts one workload that was stopped, with the identity that it has or a new one."""
         await self.prepare()
         tokens = {} if self._prepared is None else self._prepared.tokens
-        await instance.start(tokens.get(instance.place.workload))
+        await instance.start(tokens.get(instance.place.instance))
 
     async def start_device(self, device: Device) -> None:
         """Starts one device, with a join token if it never enrolled."""
         issued_here = AUTHORITY in self.instances
         await device.start(self._device_token if issued_here else None, self._now)
 
-    async def _fresh_token(self, workload: str) -> str | None:
+    async def _fresh_token(self, instance: str) -> str | None:
         await self.prepare()
-        return None if self._prepared is None else self._prepared.tokens.get(workload)
+        return None if self._prepared is None else self._prepared.tokens.get(instance)
 
     async def _device_token(self, device_id: str) -> str:
         state, topology = self._layout.state, self._layout.topology

@@ -38,7 +38,7 @@ def configure(place: Place) -> None:
         logger_factory=structlog.WriteLoggerFactory(file=sys.stdout),
         cache_logger_on_first_use=False,
     )
-    structlog.contextvars.bind_contextvars(region=place.region, workload=place.workload)
+    structlog.contextvars.bind_contextvars(region=place.region, workload=place.instance)
     # Libraries log through the standard library; what they have to say goes the same way.
     handler = logging.StreamHandler(sys.stdout)
     remove = structlog.stdlib.ProcessorFormatter.remove_processors_meta

@@ -44,6 +44,7 @@ class Telemetry:
                 "service.name": place.workload,
                 "service.namespace": "isthmus",
                 "isthmus.region": place.region,
+                **({"service.version": place.version} if place.version else {}),
             }
         )
         self._page = MetricsPage(place.metrics_socket)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from mesh.place import instance_name
+
 
 @dataclass(frozen=True)
 class Bounds:
@@ -29,7 +31,8 @@ class Bounds:
 class Version:
     """Another version of a workload in one region, beside the one that is there.
 
-    `weight` percent of the calls to the workload that stay within the region go to it.
+    `weight` percent of the calls to the workload that stay within the region go to it. `command` is
+    what `isthmus up` runs for it; empty: what it runs for the workload.
     """
 
     workload: str
@@ -38,7 +41,13 @@ class Version:
     host: str
     port: int
     weight: int
+    command: tuple[str, ...] = ()
     line: int = field(default=0, compare=False)
+
+    @property
+    def instance(self) -> str:
+        """What it is called within its region."""
+        return instance_name(self.workload, self.name)
 
     def __str__(self) -> str:
         return (

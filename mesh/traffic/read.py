@@ -169,7 +169,7 @@ class _Reader:
 
     def _version(self, item: _Value, others: list[Version]) -> Version:
         needed = {"workload", "version", "region", "address", "weight"}
-        found = self._known(item, needed, needed)
+        found = self._known(item, needed | {"command"}, needed)
         workload = self._workload(found["workload"])
         name = self._name(found["version"])
         region = found["region"].one_of(self._regions)
@@ -187,7 +187,8 @@ class _Reader:
                 f"the weights of {workload}'s versions in {region} are more than 100 percent: what "
                 "is left of 100 goes to the workload itself"
             )
-        return Version(workload, name, region, host, int(port), weight, item.line)
+        command = self._list(found.get("command"), _Value.text)
+        return Version(workload, name, region, host, int(port), weight, command, item.line)
 
     def _mirror(self, item: _Value, versions: list[Version]) -> Mirror:
         known = {"method", "percent", "version", "region", "effects"}

@@ -9,7 +9,6 @@ from mesh.envoy.discovery import Discovered, split, standing
 from mesh.envoy.encode import encode
 from mesh.envoy.parts import Part, parts
 from mesh.envoy.target import Target
-from mesh.place import EDGE
 from mesh.topology import Topology
 from mesh.xds.fleet import Instance, Revision
 from mesh.xds.resources import Library, Resource, Snapshot
@@ -45,20 +44,20 @@ class Compiler:
         return Revision(
             name,
             {
-                Instance(region, workload): self.snapshot(contract, topology, region, workload)
+                Instance(region, name): self.snapshot(contract, topology, region, name)
                 for region in (topology.region_names if regions is None else regions)
-                for workload in (*topology.workloads, EDGE)
+                for name in topology.instances(region)
             },
         )
 
     def snapshot(
-        self, contract: Contract, topology: Topology, region: str, workload: str
+        self, contract: Contract, topology: Topology, region: str, instance: str
     ) -> Snapshot:
         """What one sidecar shall have. Raises `EnvoyConfigError`."""
         if topology != self._topology:
             self._topology = topology
             self._made, self._made_before = {}, {}
-        found = parts(contract, topology, standing(topology, region, workload), self._once)
+        found = parts(contract, topology, standing(topology, region, instance), self._once)
         return self._library.snapshot(each for resources in found for each in resources)
 
     def encoded(self, each: Discovered) -> Resource:

@@ -12,7 +12,6 @@ from mesh.contracts.differences import ABSENT, Difference, differences
 from mesh.contracts.model import Contract
 from mesh.envoy.discovery import Discovered
 from mesh.envoy.running import Running, compiled, served
-from mesh.place import EDGE
 from mesh.topology import Topology
 from mesh.xds.compiler import Compiler
 from mesh.xds.fleet import Instance
@@ -71,8 +70,10 @@ class Compiled:
 
     def snapshot(self, instance: Instance) -> Snapshot | None:
         """What it says that a sidecar should have; None if there is no such sidecar in it."""
-        known = (*self._topology.workloads, EDGE)
-        if instance.region not in self._topology.region_names or instance.workload not in known:
+        if (
+            instance.region not in self._topology.region_names
+            or instance.workload not in self._topology.instances(instance.region)
+        ):
             return None
         return self._compiler.snapshot(
             self._contract, self._topology, instance.region, instance.workload

@@ -22,7 +22,7 @@ class NoSuchInstance(Exception):
 
 @dataclass(frozen=True, order=True)
 class Instance:
-    """A workload (or the edge) of one region."""
+    """A workload (or the edge) of one region; `overview@next` for another version of a workload."""
 
     region: str
     workload: str
@@ -199,6 +199,10 @@ class Fleet:
                 member.acknowledged = name
                 member.rejection = None
                 self._tell(session.instance)
+
+    def has(self, instance: Instance) -> bool:
+        """Whether there is anything for this instance."""
+        return self._revision(instance) is not None
 
     def connected(self) -> frozenset[Instance]:
         """The instances that have a stream."""

@@ -10,7 +10,6 @@ from mesh.contracts.changes import Change, changes, with_only
 from mesh.contracts.model import Contract
 from mesh.envoy.discovery import discovered
 from mesh.envoy.text import text
-from mesh.place import EDGE
 from mesh.topology import Topology
 from mesh.traffic import changes as settings
 from mesh.xds.compiler import Compiler
@@ -99,7 +98,7 @@ def _version(revision: Revision, instance: Instance) -> str | None:
 
 def _texts(what: Deployable, instance: Instance) -> dict[str, str]:
     topology = what.topology
-    known = instance.workload in (*topology.workloads, EDGE)
+    known = instance.workload in topology.instances(instance.region)
     if not known or instance.region not in topology.region_names:
         return {}
     found = discovered(what.contract, topology, instance.region, instance.workload)

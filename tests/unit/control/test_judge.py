@@ -57,7 +57,7 @@ async def test_what_is_no_contract_is_told() -> None:
 def test_blame_goes_to_the_method_then_to_the_sidecar() -> None:
     one = Difference("a.A/One", "a.A/One: slower (a.proto:1)", frozenset({EU}))
     two = Difference("a.A/Two", "a.A/Two: denied (a.proto:2)", frozenset({EU, US}))
-    judged = Judged({}, (EU, US), (one, two))
+    judged = Judged({}, (EU, US), (), (one, two))
     assert judged.blame(US, "/a.A/One") == (one.text,)
     assert judged.blame(US, "/a.A/Else") == (two.text,)
     assert judged.blame(Instance("ap", "edge"), "") == (one.text, two.text)
