@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from mesh.local.layout import Layout
+from mesh.place import Place
 from mesh.topology import Topology, TopologyError, load
 from mesh.traffic import Bounds, Drill, Mirror, Traffic, Version, changes
 
@@ -73,6 +75,17 @@ def test_versions_mirrors_and_drills_are_typed(tmp_path: Path) -> None:
         "DRILL slow: 5 % of the calls of shop, all methods by stock, edge 0.5 s later and fail "
         "with UNAVAILABLE, until 2026-01-31T12:00:00+00:00"
     )
+
+
+def test_a_version_is_an_instance_with_a_program_of_its_own(tmp_path: Path) -> None:
+    topology = read(tmp_path, VERSION + "weight: 0, command: [../next/bin/shop, --new]}\n")
+    (version,) = topology.traffic.versions
+    assert version.command == ("../next/bin/shop", "--new")
+    assert topology.instances("eu") == ("authority", "shop", "stock", "edge", "shop@next")
+    assert topology.instances("us") == ("authority", "shop", "stock", "edge")
+    place = Layout.of(topology).place("eu", "shop@next")
+    assert (place.workload, place.version, place.instance) == ("shop", "next", "shop@next")
+    assert Place.from_environment(place.environment()) == place
 
 
 def test_changes_are_said_in_words(tmp_path: Path) -> None:
