@@ -18,7 +18,7 @@ from mesh.topology import Topology
 
 WORKLOAD_HEADER = "x-isthmus-workload"
 _DEADLINE = 3.0
-_NO_EDGE = "its region's edge does not answer"
+NO_EDGE = "its region's edge does not answer"
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ async def _region(topology: Topology, identity: Path, region: str) -> list[Stand
                 repeatable=False,
             )
         except NoEdge:
-            return Standing(region, workload, None, _NO_EDGE, edge=False)
+            return Standing(region, workload, None, NO_EDGE, edge=False)
         except grpc.aio.AioRpcError as error:
             return Standing(region, workload, None, problem(error))
         return Standing(region, workload, status)

@@ -16,33 +16,38 @@ _REGION_DOWN = "docs/runbooks/platform.md"
 
 
 def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) -> int:
-    """Shows each workload's health, owner, certificate, lag and digest, by region.
+    """Shows each workload's health, owner, certificate, lag and digest, by region, and the edges.
 
     With `--region` only that one. Exits with 1 if anything is unhealthy, or if regions that
     applied the same changes hold different data.
     """
+    import asyncio
     from datetime import UTC, datetime
 
     from mesh.cli import output
     from mesh.cli.certificates import warnings_of
+    from mesh.cli.edge_standing import edges
     from mesh.cli.exits import CommandError, Exit
     from mesh.cli.session import NOT_UP, run, session
     from mesh.cli.standing import agreements, ask
     from mesh.local.record import running
 
-    async def look() -> list[Standing]:
+    async def look() -> tuple[list[Standing], list[Standing]]:
         async with session(mesh, region) as opened:
             topology = opened.topology
             regions = (topology.region(region).name,) if region else topology.region_names
-            standings = await ask(topology, opened.layout.operator, regions)
+            standings, at_edges = await asyncio.gather(
+                ask(topology, opened.layout.operator, regions),
+                edges(topology, opened.layout.operator, regions),
+            )
             if not any(each.healthy for each in standings) and not running(opened.layout):
                 raise CommandError(NOT_UP, Exit.UNREACHABLE)
-            return standings
+            return standings, at_edges
 
     now = datetime.now(UTC)
-    standings = run(look())
+    standings, at_edges = run(look())
     found = agreements(standings)
-    healthy = all(standing.healthy for standing in standings)
+    healthy = all(standing.healthy for standing in (*standings, *at_edges))
     agree = not any(agreement.differing for agreement in found)
     if as_json:
         output.print_json(
@@ -60,17 +65,27 @@ def status(mesh: MeshPath = MESH, region: Prefer = "", as_json: AsJson = False) 
                     }
                     for each in standings
                 ],
+                "edges": [
+                    {
+                        "region": each.region,
+                        "healthy": each.healthy,
+                        "problem": each.problem,
+                        "certificate": each.status.certificate if each.status else None,
+                        "certificate_warnings": warnings_of(each, now),
+                    }
+                    for each in at_edges
+                ],
                 "groups": [vars(each) for each in found],
             }
         )
     else:
-        _show(standings, found)
+        _show(standings, found, at_edges)
     if not any(standing.healthy for standing in standings):
         return Exit.UNREACHABLE
     return Exit.OK if healthy and agree else Exit.FAILED
 
 
-def _show(standings: list[Standing], found: list[Agreement]) -> None:
+def _show(standings: list[Standing], found: list[Agreement], at_edges: list[Standing]) -> None:
     from datetime import UTC, datetime
 
     from mesh.cli import output
@@ -79,7 +94,7 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
 
     output.print_table(
         ("REGION", "WORKLOAD", "HEALTHY", "CERTIFICATE", "LAG", "DIGEST"),
-        (_row(standing) for standing in standings),
+        (_row(standing) for standing in (*standings, *at_edges)),
         "The mesh has no workload.",
     )
     print()
@@ -94,10 +109,14 @@ def _show(standings: list[Standing], found: list[Agreement]) -> None:
         else:
             for line in [*_snapshot(standing.status), *_waiting(standing.status)]:
                 print(f"{standing.region}/{standing.workload}: {line}")
+    for standing in at_edges:
+        # Where it does not answer, that was said of each workload behind it.
+        if standing.status is None and standing.edge:
+            print(f"{standing.region}/{standing.workload}: {standing.problem}: see {_REGION_DOWN}")
     for standing in standings:
         for line in _parked(standing):
             print(line)
-    for line in overdue(standings, datetime.now(UTC)):
+    for line in overdue((*standings, *at_edges), datetime.now(UTC)):
         print(line)
     for agreement in found:
         print(_sentence(agreement))

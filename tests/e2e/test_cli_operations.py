@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 import uuid
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -109,6 +110,10 @@ def test_status_and_overview(isthmus: Run) -> None:
     assert "docs/runbooks/" in status.stdout.replace("\n", "") or "runbook" in status.stdout.lower()
     seen = answer(isthmus("status", "--json", "--region", "us"))
     assert {each["region"] for each in seen["workloads"]} == {"us"}
+    (edge,) = seen["edges"]
+    assert (edge["region"], edge["healthy"], edge["certificate_warnings"]) == ("us", True, [])
+    ends = datetime.fromisoformat(edge["certificate"]["not_after"])
+    assert timedelta(minutes=20) < ends - datetime.now(UTC) < timedelta(hours=1, minutes=1)
     said = {
         (each["workload"], each["status"]["owner"], each["status"]["runbook"])
         for each in seen["workloads"]

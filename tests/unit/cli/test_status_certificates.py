@@ -33,7 +33,7 @@ def test_what_is_overdue_is_named_with_whose_it_is(capsys: pytest.CaptureFixture
         standing("channels", timedelta(minutes=10), 30 * DAY, 3000 * DAY),
         standing("devices", HOUR, 30 * DAY, 3000 * DAY),
     ]
-    status._show(standings, [])
+    status._show(standings, [], [])
     shown = capsys.readouterr().out
     assert "eu/channels: its certificate ends in 10 min and should have been replaced" in shown
     assert "eu/channels, eu/devices: its region's issuing certificate ends in 720.0 h" in shown

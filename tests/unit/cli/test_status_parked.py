@@ -27,7 +27,7 @@ def test_who_parks_is_not_compared(capsys: pytest.CaptureFixture[str]) -> None:
     standings = [standing("ap", b"a"), standing("eu", b"a"), standing("us", b"other", parked=4)]
     (agreement,) = agreements(standings)
     assert (agreement.differing, agreement.parked, agreement.digest) == ((), ("us",), b"a".hex())
-    status._show(standings, [agreement])
+    status._show(standings, [agreement], [])
     shown = capsys.readouterr().out
     parked = "us/channels: parked: 4 changes of isthmus.channels.v1.Channel notes (merge rule 11)"
     assert parked in shown

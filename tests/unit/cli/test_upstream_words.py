@@ -53,7 +53,7 @@ def test_errors_of_commands_are_in_words() -> None:
 def test_status_says_whom_to_ask(capsys: pytest.CaptureFixture[str]) -> None:
     down = Standing("eu", "channels", None, "it did not answer within 3 s")
     gone = Standing("ap", "channels", None, "its region's edge does not answer", edge=False)
-    status._show([down, gone], [])
+    status._show([down, gone], [], [])
     lines = capsys.readouterr().out.splitlines()
     assert lines[-2:] == [
         "eu/channels: it did not answer within 3 s: ask media-operations, "
