@@ -84,11 +84,12 @@ def statuses(
 
     With no region, by the one that knows the latest decisions.
     """
+    workloads = owners(mesh, groups).values()
+    if not region:
+        return run(_newest_of(mesh, workloads))
     return [
         _call(mesh, workload, region, "List", members_pb2.ListRequest(), only=only).members
-        if region
-        else run(_newest(mesh, workload))
-        for workload in owners(mesh, groups).values()
+        for workload in workloads
     ]
 
 
@@ -121,6 +122,10 @@ def move_home(
 
 def _home(mesh: Path, workload: str) -> str:
     return run(_newest(mesh, workload)).home
+
+
+async def _newest_of(mesh: Path, workloads: Iterable[str]) -> list[MembersStatus]:
+    return list(await asyncio.gather(*(_newest(mesh, workload) for workload in workloads)))
 
 
 async def _newest(mesh: Path, workload: str) -> MembersStatus:

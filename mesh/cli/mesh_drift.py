@@ -24,9 +24,10 @@ def drift(mesh: MeshPath = MESH, as_json: AsJson = False) -> int:
 
     The contract is that of the revision which a region's control plane gives each sidecar; it is
     compiled anew here. Envoys answer with their own configuration dumps, those that start from
-    files too, and a value that somebody set in an Envoy's runtime by hand counts. Servers answer by
-    reflection: services, methods, messages and options are compared. Each difference is told with
-    what is there and what should be.
+    files too. What a discovering Envoy was started from is compared as well, and a value that
+    somebody set in an Envoy's runtime by hand counts. Servers answer by reflection: services,
+    methods, messages and options are compared. Each difference is told with what is there and what
+    should be.
 
     Ends with 1 if anything differs, with 3 if nothing does but a sidecar, a server or a region does
     not answer, so that it is not known.

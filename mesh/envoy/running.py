@@ -6,7 +6,8 @@ routes and endpoints stand; their dumps are brought into the form of what is dis
 (`mesh.envoy.discovery`).
 
 Endpoints are compared by address, locality, priority, weight and metadata: Envoy shows them with
-the health that it found. Not compared are the bootstrap itself, secrets, and what still warms up.
+the health that it found. What still warms up is not in use, so what it will replace is compared.
+Not compared are secrets: they come from files of their own, and are none of the contract's.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from functools import cached_property
 from typing import Any
 
 import betterproto2
+from envoy_data_plane.envoy.config.bootstrap import v3 as bootstrap
 from envoy_data_plane.envoy.config.cluster import v3 as cluster
 from envoy_data_plane.envoy.config.endpoint import v3 as endpoint
 from envoy_data_plane.envoy.config.listener import v3 as listener
@@ -27,6 +29,7 @@ from envoy_data_plane.envoy.config.route import v3 as route
 from envoy_data_plane.google import protobuf
 
 from mesh.envoy import clusters, hold
+from mesh.envoy.bootstrap import BOOTSTRAP as BOOTSTRAP_FILE
 from mesh.envoy.discovery import FOR_EVER, STATE, from_ads
 from mesh.envoy.text import text, type_url
 from mesh.place import Place
@@ -39,12 +42,21 @@ CLUSTER = type_url(cluster.Cluster)
 ENDPOINTS = type_url(endpoint.ClusterLoadAssignment)
 LISTENER = type_url(listener.Listener)
 ROUTES = type_url(route.RouteConfiguration)
+BOOTSTRAP = type_url(bootstrap.Bootstrap)
 RUNTIME = "envoy.runtime"
 """The type, among these, of a runtime value that was set through the admin interface."""
 
 _SECONDS = re.compile(r"-?\d+(\.\d+)?s")
 _LONG = re.compile(r"-?[1-9]\d{0,18}|0")
 """How JSON spells integers of 64 bits."""
+_STARTED_FROM = (
+    "admin",
+    "dynamic_resources",
+    "layered_runtime",
+    "overload_manager",
+    "static_resources",
+)
+"""What of a bootstrap is compared: Envoy adds to the node what it is itself."""
 _OWN_HOST = frozenset({clusters.APP, clusters.METRICS, clusters.COLLECTOR, clusters.CONTROL_PLANE})
 
 
@@ -95,12 +107,26 @@ def served(kind: str, name: str, message: bytes) -> Running:
     return compiled(name, found)
 
 
+def started_from(bootstrap_text: str) -> Running:
+    """What a discovering Envoy is started from: its `Configuration.bootstrap`."""
+    return _bootstrap(json.loads(bootstrap_text))
+
+
+def _bootstrap(value: Mapping[str, Any]) -> Running:
+    compared = {name: value[name] for name in _STARTED_FROM if name in value}
+    return Running(BOOTSTRAP, BOOTSTRAP_FILE, plain(compared))
+
+
 def running(dump: Mapping[str, Any], runtime: Mapping[str, Any], place: Place) -> list[Running]:
     """All that an Envoy runs, of its two pages as JSON has them."""
     found: dict[tuple[str, str], Running] = {}
     for each in dumped(dump):
         for kind, name, value in _parts(each, place):
             found[kind, name] = Running(kind, name, value)
+    for config in dump["configs"]:
+        # One without is started from files: all of it is above.
+        if "dynamic_resources" in config.get("bootstrap", {}):
+            found[BOOTSTRAP, BOOTSTRAP_FILE] = _bootstrap(config["bootstrap"])
     for name, value in _overrides(runtime):
         found[RUNTIME, name] = Running(RUNTIME, name, value)
     return [found[key] for key in sorted(found)]

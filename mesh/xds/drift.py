@@ -9,9 +9,13 @@ from enum import Enum
 from typing import Any
 
 from mesh.contracts.differences import ABSENT, Difference, differences
+from mesh.contracts.exceptions import CONTROL
 from mesh.contracts.model import Contract
-from mesh.envoy.discovery import Discovered
-from mesh.envoy.running import Running, compiled, served
+from mesh.envoy.bootstrap import BOOTSTRAP as BOOTSTRAP_FILE
+from mesh.envoy.bootstrap import ControlPlane, compile_discovering
+from mesh.envoy.discovery import Discovered, standing
+from mesh.envoy.running import BOOTSTRAP, Running, compiled, served, started_from
+from mesh.identity.spiffe import WorkloadId
 from mesh.topology import Topology
 from mesh.xds.compiler import Compiler
 from mesh.xds.fleet import Instance
@@ -23,6 +27,9 @@ MOST = 8
 
 Key = tuple[str, str]
 """A resource's type and name."""
+
+
+_STARTED_FROM = (BOOTSTRAP, BOOTSTRAP_FILE)
 
 
 class Between(Enum):
@@ -67,6 +74,7 @@ class Compiled:
         self._contract = contract
         self._topology = topology
         self._compiler = _Keeping()
+        self._started: dict[Instance, Running] = {}
 
     def snapshot(self, instance: Instance) -> Snapshot | None:
         """What it says that a sidecar should have; None if there is no such sidecar in it."""
@@ -78,6 +86,18 @@ class Compiled:
         return self._compiler.snapshot(
             self._contract, self._topology, instance.region, instance.workload
         )
+
+    def started_from(self, instance: Instance) -> Running:
+        """What the Envoy of a sidecar that discovers its configuration is started from."""
+        found = self._started.get(instance)
+        if found is None:
+            topology = self._topology
+            identity = WorkloadId(topology.trust_domain, instance.region, CONTROL)
+            control = ControlPlane(topology.inbound(instance.region, CONTROL), identity)
+            place = standing(topology, instance.region, instance.workload)
+            found = started_from(compile_discovering(place, control).bootstrap)
+            self._started[instance] = found
+        return found
 
     def form(self, resource: Resource) -> Running:
         """A resource that is served, whether or not this contract compiles to it."""
@@ -140,12 +160,17 @@ def against_envoy(
 ) -> Comparison:
     """How what Envoy runs, by its digests, differs from what the control plane serves to it.
 
+    What it was started from counts too, if it discovers the rest.
+
     Of what differs and has a text it says where; the others are asked for.
     """
     found: list[Drift] = []
     asked: list[Key] = []
     for key in sorted({*serves, *runs}):
-        should = known.form(serves[key]) if key in serves else None
+        if key in serves:
+            should: Running | None = known.form(serves[key])
+        else:
+            should = known.started_from(instance) if key == _STARTED_FROM else None
         if should is not None and runs.get(key) == should.digest:
             continue
         if key in runs and key not in texts:

@@ -10,7 +10,8 @@ import pytest
 
 from mesh import topology as topologies
 from mesh.contracts.read import load
-from mesh.envoy import compile_for, discovered, hold
+from mesh.envoy import ControlPlane, compile_discovering, compile_for, discovered, hold
+from mesh.envoy.discovery import standing
 from mesh.envoy.encode import encode
 from mesh.envoy.running import (
     CLUSTER,
@@ -23,7 +24,9 @@ from mesh.envoy.running import (
     plain,
     running,
     served,
+    started_from,
 )
+from mesh.identity.spiffe import WorkloadId
 from mesh.place import Place
 
 TOPOLOGY = topologies.load(Path(__file__).parents[3] / "mesh.yaml")
@@ -132,3 +135,17 @@ def test_spellings_do_not_count() -> None:
     assert plain({"a": ["0.250s", "5s", 50.0, "256", "x", "5m"]}) == {
         "a": [0.25, 5, 50, 256, "x", "5m"]
     }
+
+
+def test_what_it_was_started_from_counts_where_the_rest_is_discovered() -> None:
+    identity = WorkloadId(TOPOLOGY.trust_domain, "eu", "control")
+    control = ControlPlane(TOPOLOGY.inbound("eu", "control"), identity)
+    bootstrap = compile_discovering(standing(TOPOLOGY, "eu", "channels"), control).bootstrap
+    expected = started_from(bootstrap)
+    dump = json.loads(bootstrap)
+    dump["node"] |= {"user_agent_name": "envoy", "extensions": [{"name": "one of many"}]}
+    (found,) = found_in({"configs": [{"bootstrap": dump}]}).values()
+    assert found == expected
+    dump["overload_manager"]["resource_monitors"] = []
+    (other,) = found_in({"configs": [{"bootstrap": dump}]}).values()
+    assert other.digest != expected.digest

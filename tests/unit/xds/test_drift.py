@@ -12,7 +12,7 @@ import pytest
 from mesh import topology as topologies
 from mesh.contracts.model import Callers, Contract
 from mesh.contracts.read import load
-from mesh.envoy.running import RUNTIME, Running
+from mesh.envoy.running import BOOTSTRAP, RUNTIME, Running
 from mesh.xds.compiler import Compiler
 from mesh.xds.drift import MOST, Between, Compiled, Key, against_contract, against_envoy
 from mesh.xds.fleet import Instance
@@ -112,3 +112,17 @@ def test_many_differences_are_counted(known: Compiled) -> None:
     )
     assert len(found.drifts) == MOST + 1
     assert found.drifts[-1].there.endswith("more differences")
+
+
+def test_an_envoy_that_was_started_from_something_else_drifts(known: Compiled) -> None:
+    serves = served(load())
+    runs = {key: each.digest for key, each in forms(known, serves).items()}
+    key = (BOOTSTRAP, "bootstrap.json")
+    mine = known.started_from(HERE)
+    assert not against_envoy(HERE, known, serves, {**runs, key: mine.digest}, {}).drifts
+    limit = '"max_active_downstream_connections":'
+    text = mine.text.replace(f"{limit}8192", f"{limit}9")
+    found = against_envoy(HERE, known, serves, {**runs, key: b"x"}, {key: text})
+    assert [(each.subject, each.there, each.should) for each in found.drifts] == [
+        ("Bootstrap bootstrap.json", "9", "8192")
+    ]
