@@ -108,6 +108,10 @@ async def test_operators_and_devices_are_shut_out_at_the_edge(tmp_path: Path, sh
             await call(mesh.through_edge("eu", device), "Report")
         live = mesh.through_edge("eu", ann)
         await call(live, "Operate")
+        # What is open by a token ends as well, with its connection and not with its deadline.
+        mesh.apps["eu"].arrived.clear()
+        held = asyncio.ensure_future(status_of(call(anonymous, "Hold", token[ann], within=60)))
+        await asyncio.wait_for(mesh.apps["eu"].arrived.wait(), 10)
 
         ads.fleet.offer(without(mesh, ann, one))
         assert (await ads.acknowledged("without", [edge], within=5)).complete
@@ -118,6 +122,7 @@ async def test_operators_and_devices_are_shut_out_at_the_edge(tmp_path: Path, sh
         for who, method in ((ann, "Operate"), (one, "Report")):
             refused = await status_of(call(mesh.through_edge("eu", who), method))
             assert refused[0] is grpc.StatusCode.UNAVAILABLE
+        assert (await held)[0] is grpc.StatusCode.UNAVAILABLE
         # By a token he has no certificate that could be refused: his calls are.
         fresh = mesh.direct(mesh.topology.edge("eu"), None, "edge.eu.mesh.test")
         assert (await status_of(call(fresh, "Operate", token[ann])))[0] is DENIED
