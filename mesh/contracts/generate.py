@@ -1,9 +1,8 @@
 """Generates `gen/python/isthmus` from `proto/`: messages, gRPC stubs, their types, and the image.
 
-Needs no schema registry: `buf/validate/validate.proto` comes out of the protovalidate wheel, and
-`google/api/annotations.proto` out of that of googleapis-common-protos. What they define stays on
-fields and methods as unknown extensions, which is how their readers find it, so the generated code
-needs no `buf` and no `google.api` package, in any language.
+What `buf/validate` and `google/api` define stays on fields and methods as unknown extensions, which
+is how their readers find it, so the generated code needs no `buf` and no `google.api` package, in
+any language.
 
 Run as ``python -m mesh.contracts.generate [--check]``; with ``--check`` nothing is written and a
 difference is an error (exit code 1).
@@ -17,21 +16,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
 from pathlib import Path
 
-from google.api import annotations_pb2, http_pb2
-from google.protobuf import (
-    any_pb2,
-    descriptor_pb2,
-    duration_pb2,
-    empty_pb2,
-    field_mask_pb2,
-    struct_pb2,
-    timestamp_pb2,
-    wrappers_pb2,
-)
-from protovalidate._gen.buf.validate import validate_pb
+from google.protobuf import descriptor_pb2
+
+from mesh.contracts.compiling import compile_protos, protoc
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTO = ROOT / "proto"
@@ -43,19 +32,6 @@ BUF_IMAGE = ROOT / "build" / "contracts.buf.binpb"
 _BUF_IS_IMPORT = bytes([0xD2, 0xF6, 0x03, 0x02, 0x08, 0x01])
 
 _FOREIGN = ("buf/", "google/api/")
-
-_WELL_KNOWN = (
-    any_pb2,
-    descriptor_pb2,
-    duration_pb2,
-    empty_pb2,
-    field_mask_pb2,
-    struct_pb2,
-    timestamp_pb2,
-    wrappers_pb2,
-    http_pb2,
-    annotations_pb2,
-)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -87,40 +63,8 @@ def sources() -> list[str]:
     return sorted(str(path.relative_to(PROTO)) for path in PROTO.rglob("*.proto"))
 
 
-def compile_protos(
-    root: Path, files: Iterable[str], scratch: Path
-) -> descriptor_pb2.FileDescriptorSet:
-    """Compiles proto files below `root` with their imports and source positions.
-
-    `isthmus/options/v1`, `buf/validate` and `google/api/annotations.proto` can be imported whatever
-    `root` is.
-    Raises `subprocess.CalledProcessError` with protoc's message in `stderr`.
-    """
-    foreign = scratch / "foreign.binpb"
-    foreign.write_bytes(_foreign_files().SerializeToString())
-    image = scratch / "image.binpb"
-    includes = [f"-I{root}"] if root == PROTO else [f"-I{root}", f"-I{PROTO}"]
-    _protoc(
-        f"--descriptor_set_in={foreign}",
-        *includes,
-        "--include_imports",
-        "--include_source_info",
-        f"-o{image}",
-        *files,
-    )
-    return descriptor_pb2.FileDescriptorSet.FromString(image.read_bytes())
-
-
 def _compile(scratch: Path) -> descriptor_pb2.FileDescriptorSet:
     return compile_protos(PROTO, sources(), scratch)
-
-
-def _foreign_files() -> descriptor_pb2.FileDescriptorSet:
-    result = descriptor_pb2.FileDescriptorSet()
-    for module in _WELL_KNOWN:
-        module.DESCRIPTOR.CopyToProto(result.file.add())
-    result.file.add().ParseFromString(validate_pb.desc().proto.to_binary())
-    return result
 
 
 def _without_foreign(
@@ -165,7 +109,7 @@ def _generate(image: descriptor_pb2.FileDescriptorSet, package: Path) -> None:
     stored = package / IMAGE_NAME
     stored.write_bytes(image.SerializeToString(deterministic=True))
     out = package.parent
-    _protoc(
+    protoc(
         f"--descriptor_set_in={stored}",
         f"--python_out={out}",
         f"--grpc_python_out={out}",
@@ -176,20 +120,6 @@ def _generate(image: descriptor_pb2.FileDescriptorSet, package: Path) -> None:
     for folder in [package, *sorted(path for path in package.rglob("*") if path.is_dir())]:
         (folder / "__init__.py").write_text("")
     (package / "py.typed").write_text("")
-
-
-def _protoc(*arguments: str) -> None:
-    scripts = Path(sys.executable).parent
-    plugins = [
-        f"--plugin=protoc-gen-{name}={scripts / f'protoc-gen-{name}'}"
-        for name in ("mypy", "mypy_grpc")
-    ]
-    subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", *plugins, *arguments],
-        check=True,
-        capture_output=True,
-        text=True,
-    )
 
 
 def _differences(fresh: Path, stored: Path) -> set[str]:

@@ -11,7 +11,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from isthmus.options.v1 import options_pb2  # noqa: F401 # things.proto imports it: the pool needs it
 
 from mesh.contracts import Contract, read
-from mesh.contracts.generate import compile_protos
+from mesh.contracts.compiling import compile_protos
 
 HERE = Path(__file__).parent
 IMAGE = HERE.parents[2] / "build" / "bench" / "things.binpb"

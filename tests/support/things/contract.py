@@ -10,7 +10,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from mesh.contracts import read
-from mesh.contracts.generate import compile_protos
+from mesh.contracts.compiling import compile_protos
 from mesh.contracts.model import Contract
 from mesh.contracts.read import descriptors
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
-from mesh.contracts.generate import compile_protos
+from mesh.contracts.compiling import compile_protos
 
 HEAD = """\
 syntax = "proto3";
