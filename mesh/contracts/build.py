@@ -92,12 +92,13 @@ def _service(schema: Schema, node: ServiceNode) -> Service:
         group=contract.group or None,
         owner=contract.owner,
         runbook=contract.runbook,
-        methods=tuple(_method(schema, method) for method in node.methods),
+        methods=tuple(method_of(schema, method) for method in node.methods),
         location=node.source.at(),
     )
 
 
-def _method(schema: Schema, node: MethodNode) -> Method:
+def method_of(schema: Schema, node: MethodNode) -> Method:
+    """What the options of one method say; a role that is not named is nobody."""
     contract, proto = node.contract, node.proto
     retry = contract.retry
     named = schema.homed(node) if contract.locality == options_pb2.LOCALITY_HOME else []
@@ -110,7 +111,7 @@ def _method(schema: Schema, node: MethodNode) -> Method:
         server_streaming=proto.server_streaming,
         callers=Callers(
             workloads=frozenset(contract.callers.workloads),
-            roles=frozenset(_ROLES[role] for role in contract.callers.roles),
+            roles=frozenset(_ROLES[role] for role in contract.callers.roles if role in _ROLES),
             peers=contract.callers.peers,
             any_workload=contract.callers.any_workload,
         ),

@@ -11,14 +11,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from google.protobuf import descriptor_pb2
-from google.protobuf.message import Message
 from isthmus.options.v1 import options_pb2
 
 from mesh.contracts.model import Location
 
 # Field numbers in descriptor.proto: the steps of a source position's path.
-_FILE_MESSAGE, _FILE_SERVICE = 4, 6
-_MESSAGE_FIELD, _MESSAGE_NESTED, _MESSAGE_OPTIONS = 2, 3, 7
+_FILE_MESSAGE, _FILE_ENUM, _FILE_SERVICE, _FILE_OPTIONS = 4, 5, 6, 8
+_MESSAGE_FIELD, _MESSAGE_NESTED, _MESSAGE_ENUM, _MESSAGE_OPTIONS = 2, 3, 4, 7
+_ENUM_VALUE, _ENUM_OPTIONS, _VALUE_OPTIONS = 2, 3, 3
 _SERVICE_METHOD, _SERVICE_OPTIONS = 2, 3
 _METHOD_OPTIONS, _FIELD_OPTIONS = 4, 8
 
@@ -44,6 +44,10 @@ class Source:
         while path and path not in self.lines:
             path = path[:-1]
         return Location(self.file, self.lines.get(path, 1))
+
+    def inner(self, kind: int, index: int, options: int) -> Source:
+        """The position of a declaration inside."""
+        return Source(self.file, self.lines, (*self.path, kind, index), options)
 
 
 @dataclass(frozen=True)
@@ -118,12 +122,7 @@ class MessageNode:
         return tuple(
             FieldNode(
                 proto,
-                Source(
-                    self.source.file,
-                    self.source.lines,
-                    (*self.source.path, _MESSAGE_FIELD, index),
-                    _FIELD_OPTIONS,
-                ),
+                self.source.inner(_MESSAGE_FIELD, index, _FIELD_OPTIONS),
                 self,
             )
             for index, proto in enumerate(self.proto.field)
@@ -178,60 +177,95 @@ class ServiceNode:
             MethodNode(
                 self,
                 proto,
-                Source(
-                    self.source.file,
-                    self.source.lines,
-                    (*self.source.path, _SERVICE_METHOD, index),
-                    _METHOD_OPTIONS,
-                ),
+                self.source.inner(_SERVICE_METHOD, index, _METHOD_OPTIONS),
             )
             for index, proto in enumerate(self.proto.method)
         )
 
 
 @dataclass(frozen=True)
-class OptionUse:
-    """One use of an Isthmus option: the message, where it stands, and whose it is."""
+class ValueNode:
+    """A value of an enum."""
 
-    value: Message
-    number: int
+    proto: descriptor_pb2.EnumValueDescriptorProto
     source: Source
-    owner: str
+    enum: EnumNode = field(repr=False)
+
+    @property
+    def full_name(self) -> str:
+        """Enum and value."""
+        return f"{self.enum.name}.{self.proto.name}"
+
+
+@dataclass(frozen=True)
+class EnumNode:
+    """An enum; `name` is its full name."""
+
+    name: str
+    proto: descriptor_pb2.EnumDescriptorProto = field(repr=False)
+    source: Source = field(repr=False)
+
+    @cached_property
+    def values(self) -> tuple[ValueNode, ...]:
+        """Its values, in the order of the file."""
+        return tuple(
+            ValueNode(proto, self.source.inner(_ENUM_VALUE, index, _VALUE_OPTIONS), self)
+            for index, proto in enumerate(self.proto.value)
+        )
+
+
+@dataclass(frozen=True)
+class FileNode:
+    """A file."""
+
+    proto: descriptor_pb2.FileDescriptorProto = field(repr=False)
+    source: Source = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """Its path, as imports name it."""
+        return self.proto.name
 
 
 class Schema:
-    """All services and messages of a descriptor set."""
+    """All services, messages and enums of a descriptor set."""
 
     def __init__(self, descriptors: descriptor_pb2.FileDescriptorSet) -> None:
         # Parsed afresh, so that options read before their module was imported are seen as well.
         parsed = descriptor_pb2.FileDescriptorSet.FromString(descriptors.SerializeToString())
         self.services: dict[str, ServiceNode] = {}
         self.messages: dict[str, MessageNode] = {}
+        self.enums: dict[str, EnumNode] = {}
+        self.files: list[FileNode] = []
         for file in parsed.file:
             lines = {
                 tuple(location.path): location.span[0] + 1
                 for location in file.source_code_info.location
             }
+            whole = Source(file.name, lines, (), _FILE_OPTIONS)
+            self.files.append(FileNode(file, whole))
             prefix = f"{file.package}." if file.package else ""
             for index, service in enumerate(file.service):
                 name = prefix + service.name
-                source = Source(file.name, lines, (_FILE_SERVICE, index), _SERVICE_OPTIONS)
+                source = whole.inner(_FILE_SERVICE, index, _SERVICE_OPTIONS)
                 self.services[name] = ServiceNode(name, service, source)
             for index, message in enumerate(file.message_type):
-                self._add(prefix, message, file.name, lines, (_FILE_MESSAGE, index))
+                self._add(prefix, message, whole.inner(_FILE_MESSAGE, index, _MESSAGE_OPTIONS))
+            for index, enum in enumerate(file.enum_type):
+                self._add_enum(prefix, enum, whole.inner(_FILE_ENUM, index, _ENUM_OPTIONS))
 
-    def _add(
-        self,
-        prefix: str,
-        proto: descriptor_pb2.DescriptorProto,
-        file: str,
-        lines: Mapping[tuple[int, ...], int],
-        path: tuple[int, ...],
-    ) -> None:
+    def _add(self, prefix: str, proto: descriptor_pb2.DescriptorProto, source: Source) -> None:
         name = prefix + proto.name
-        self.messages[name] = MessageNode(name, proto, Source(file, lines, path, _MESSAGE_OPTIONS))
+        self.messages[name] = MessageNode(name, proto, source)
         for index, nested in enumerate(proto.nested_type):
-            self._add(f"{name}.", nested, file, lines, (*path, _MESSAGE_NESTED, index))
+            self._add(f"{name}.", nested, source.inner(_MESSAGE_NESTED, index, _MESSAGE_OPTIONS))
+        for index, enum in enumerate(proto.enum_type):
+            self._add_enum(f"{name}.", enum, source.inner(_MESSAGE_ENUM, index, _ENUM_OPTIONS))
+
+    def _add_enum(
+        self, prefix: str, proto: descriptor_pb2.EnumDescriptorProto, source: Source
+    ) -> None:
+        self.enums[prefix + proto.name] = EnumNode(prefix + proto.name, proto, source)
 
     def methods(self) -> Iterator[MethodNode]:
         """Every method."""
@@ -264,29 +298,3 @@ class Schema:
             if entity.group in groups and plain:
                 found.append(message)
         return found
-
-    def option_holders(self) -> Iterator[tuple[str, Message, Source]]:
-        """Everything that carries options: its name, the options and where it stands."""
-        for service in self.services.values():
-            yield service.name, service.proto.options, service.source
-            for method in service.methods:
-                yield method.name, method.proto.options, method.source
-        for message in self.messages.values():
-            yield message.name, message.proto.options, message.source
-            for node in message.fields:
-                yield node.full_name, node.proto.options, node.source
-
-    def uses(self) -> Iterator[OptionUse]:
-        """Every use of an option of ours."""
-        for service in self.services.values():
-            if service.proto.options.HasExtension(options_pb2.service):
-                yield OptionUse(service.contract, SERVICE, service.source, service.name)
-            for method in service.methods:
-                if method.proto.options.HasExtension(options_pb2.method):
-                    yield OptionUse(method.contract, METHOD, method.source, method.name)
-        for message in self.messages.values():
-            if message.entity is not None:
-                yield OptionUse(message.entity, ENTITY, message.source, message.name)
-            for node in message.fields:
-                if node.contract is not None:
-                    yield OptionUse(node.contract, FIELD, node.source, node.full_name)

@@ -8,18 +8,17 @@ from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from google.protobuf.unknown_fields import UnknownFieldSet
 
+from mesh.contracts.option_uses import OptionUse, holders, uses
 from mesh.contracts.rules.rule import Problem, Rule, Subject
-from mesh.contracts.schema import ENTITY, FIELD, METHOD, SERVICE, OptionUse
 from mesh.contracts.support import INSTEAD, ROWS, Support
 
 _OPTIONS_PACKAGE = "isthmus.options.v1."
 # Extension numbers that belong to Isthmus, those of its future versions included.
 _OUR_NUMBERS = range(51901, 51921)
-_KNOWN_NUMBERS = {SERVICE, METHOD, ENTITY, FIELD}
 
 
 def _not_yet(subject: Subject) -> Iterator[Problem]:
-    for use in subject.schema.uses():
+    for use in uses(subject.schema):
         for name, path in _set_names(use.value, ()):
             row = ROWS.get(name)
             if row is not None and row.support is Support.NOT_YET and name in INSTEAD:
@@ -31,12 +30,12 @@ def _not_yet(subject: Subject) -> Iterator[Problem]:
 
 
 def _unknown(subject: Subject) -> Iterator[Problem]:
-    for use in subject.schema.uses():
+    for use in uses(subject.schema):
         for what, path in _unknown_parts(use.value, ()):
             yield _newer(use, what, path)
-    for owner, options, source in subject.schema.option_holders():
+    for owner, options, source in holders(subject.schema):
         for number in _unknown_numbers(options):
-            if number in _OUR_NUMBERS and number not in _KNOWN_NUMBERS:
+            if number in _OUR_NUMBERS:
                 yield Problem(
                     source.at(number),
                     f"{owner}: option {number} is not known to this Isthmus",

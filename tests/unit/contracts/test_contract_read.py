@@ -173,6 +173,29 @@ def test_options_of_a_newer_isthmus_are_refused(
     assert (finding.file, finding.line) == ("shop.proto", line)
 
 
+@pytest.mark.parametrize("where", ["file", "message", "enum", "value", "oneof", "misplaced"])
+def test_they_are_refused_wherever_they_stand(where: str) -> None:
+    text = (
+        SOUND + "enum Size { SIZE_UNSPECIFIED = 0; }\nmessage Box { oneof lid { int32 a = 1; } }\n"
+    )
+    image = compiled({"shop": text})["shop"]
+    (file,) = [each for each in image.file if each.name == "shop.proto"]
+    holders = {
+        "file": file,
+        "message": file.message_type[0],
+        "enum": file.enum_type[0],
+        "value": file.enum_type[0].value[0],
+        "oneof": next(m for m in file.message_type if m.name == "Box").oneof_decl[0],
+        "misplaced": file.enum_type[0],
+    }
+    # Option 51905, or the number of a known option where it means nothing to this Isthmus.
+    unknown = b"\xf8\xab\x19\x01" if where == "misplaced" else b"\x88\xac\x19\x01"
+    holders[where].options.MergeFromString(unknown)
+    with pytest.raises(ContractError) as refused:
+        read(image)
+    assert {finding.rule for finding in refused.value.findings} == {"OPTION_UNKNOWN"}
+
+
 def test_homes_and_what_stays_in_them_are_read(
     sets: dict[str, descriptor_pb2.FileDescriptorSet],
 ) -> None:
