@@ -3,6 +3,7 @@
 from mesh.contracts.rules import (
     bindings,
     callers,
+    chains,
     deadlines,
     entities,
     homes,
@@ -19,6 +20,7 @@ RULES: tuple[Rule, ...] = (
     *callers.RULES,
     *bindings.RULES,
     *deadlines.RULES,
+    *chains.RULES,
     *promises.RULES,
     *entities.RULES,
     *homes.RULES,

@@ -220,6 +220,29 @@ service StockService {
 """,
         "write a timeout of at least 4 s",
     ),
+    "retry_amplified": Case(
+        "RETRY_AMPLIFIED",
+        SOUND.replace(
+            "option (isthmus.options.v1.method) = {",
+            f"option (isthmus.options.v1.method) = {{ {MARK}",
+            1,
+        )
+        + """\
+service StockService {
+  option (isthmus.options.v1.service) = {
+    workload: "stock" owner: "shop" runbook: "docs/stock.md"
+  };
+  rpc Reserve(Order) returns (Order) {
+    option idempotency_level = IDEMPOTENT;
+    option (isthmus.options.v1.method) = {
+      callers: {workloads: "orders"} timeout: {seconds: 2}
+      retry: {attempts: 4 per_try: {nanos: 500000000}}
+    };
+  }
+}
+""",
+        "leave retry out of all methods of the chain but one",
+    ),
     # Callers and regions.
     "caller_unknown": Case(
         "CALLER_UNKNOWN",
