@@ -56,6 +56,7 @@ lint: $(READY) ## Style, types, layers, contracts, generated code
 	$(PY) -m mesh.contracts.generate --check
 	$(PY) -m mesh.contracts.table --check
 	$(PY) -m mesh.cli.reference --check
+	$(PY) -m mesh.compat.pages --check
 	$(VENV)/bin/buf lint build/contracts.buf.binpb --config buf.yaml
 	$(MAKE) --no-print-directory breaking
 	$(VENV)/bin/mypy
@@ -77,10 +78,10 @@ generate: $(READY) ## Writes gen/ and the generated docs from proto/
 	$(PY) -m mesh.contracts.generate
 	$(PY) -m mesh.contracts.table
 	$(PY) -m mesh.cli.reference
+	$(PY) -m mesh.compat.pages
 
-breaking: $(READY) ## Compares proto/ with the contracts of the last release
-	@$(PY) -m mesh.contracts.generate --check
-	$(VENV)/bin/buf breaking build/contracts.buf.binpb --against tests/compat/baseline.binpb --config buf.yaml
+breaking: $(READY) ## Asks the gate whether proto/ can run beside the contracts of the last release
+	$(VENV)/bin/isthmus contracts check proto --against tests/compat/baseline.binpb --quiet
 
 baseline: $(READY) ## At a release: makes today's contracts the ones to stay compatible with
 	$(PY) -m mesh.contracts.generate --check

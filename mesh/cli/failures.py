@@ -24,6 +24,11 @@ _BY_CLASS = {
     ),
     "mesh.local.ports": (("NoFreePorts", Exit.NOT_READY),),
     "mesh.topology": (("TopologyError", Exit.USAGE),),
+    "mesh.compat.errors": (
+        ("NoVersion", Exit.NOT_FOUND),
+        ("ToolMissing", Exit.NOT_READY),
+        ("GateError", Exit.USAGE),
+    ),
     "mesh.contracts": (("ContractError", Exit.USAGE),),
     "mesh.runtime.client": (("NoEdge", Exit.UNREACHABLE), ("NoIdentity", Exit.UNREACHABLE)),
     "mesh.identity.errors": (("IdentityError", Exit.FAILED),),

@@ -12,6 +12,7 @@ import typer
 from mesh.cli import (
     channels,
     conflicts,
+    contracts,
     demo,
     devices,
     down,
@@ -49,6 +50,7 @@ app.command("conflicts")(conflicts.conflicts)
 app.command("demo")(demo.demo)
 app.command("overview")(overview.overview)
 app.add_typer(channels.app, name="channels")
+app.add_typer(contracts.app, name="contracts")
 app.add_typer(devices.app, name="devices")
 app.add_typer(identity.app, name="identity")
 app.add_typer(local.app, name="local")
