@@ -10,7 +10,7 @@ from isthmus.options.v1 import options_pb2
 
 from mesh.contracts.bindings import bindings
 from mesh.contracts.model import EVERY_WORKLOAD
-from mesh.contracts.schema import FieldNode, MethodNode, Schema
+from mesh.contracts.schema import FieldNode, MethodNode, Schema, Source
 
 
 class Role(Enum):
@@ -25,6 +25,9 @@ class Role(Enum):
     # Options of contracts: who does not know one must refuse it.
     POLICY = "policy"
 
+
+# Field numbers in descriptor.proto.
+_FILE_EXTENSION, _MESSAGE_EXTENSION = 7, 6
 
 ALL = frozenset(Role)
 """What a message may be for that nothing reaches: it may travel in an Any, or in bytes."""
@@ -91,16 +94,23 @@ def _roots(schema: Schema) -> Iterator[tuple[Role, list[str]]]:
     entities = [message.name for message in schema.entities()]
     yield Role.STORED, entities
     yield Role.REPLICATED, entities
-    yield Role.POLICY, [each.type_name.lstrip(".") for each in _options(schema) if each.type_name]
+    options = [each for each, _ in extensions(schema) if is_option(each)]
+    yield Role.POLICY, [each.type_name.lstrip(".") for each in options if each.type_name]
 
 
-def _options(schema: Schema) -> Iterator[descriptor_pb2.FieldDescriptorProto]:
-    """The extensions that define options."""
-    nested = [each for message in schema.messages.values() for each in message.proto.extension]
-    outer = [each for file in schema.files for each in file.proto.extension]
-    for extension in (*outer, *nested):
-        if extension.extendee.startswith(".google.protobuf."):
-            yield extension
+def extensions(schema: Schema) -> Iterator[tuple[descriptor_pb2.FieldDescriptorProto, Source]]:
+    """All extensions of messages, options among them."""
+    for file in schema.files:
+        for at, each in enumerate(file.proto.extension):
+            yield each, file.source.inner(_FILE_EXTENSION, at, 0)
+    for message in schema.messages.values():
+        for at, each in enumerate(message.proto.extension):
+            yield each, message.source.inner(_MESSAGE_EXTENSION, at, 0)
+
+
+def is_option(extension: descriptor_pb2.FieldDescriptorProto) -> bool:
+    """Whether it defines an option."""
+    return extension.extendee.startswith(".google.protobuf.")
 
 
 def _stays(field: FieldNode) -> bool:

@@ -39,25 +39,29 @@ def read_ref(ref: str, source: Path) -> Side:
     """
     here = Path(ref)
     commit, _, path = ref.partition(":")
-    known = bool(commit) and _commit(commit, source) is not None
+    try:
+        found = _commit(commit, source) if commit else None
+    except ToolMissing:
+        if not here.exists():
+            raise
+        found = None
     if here.exists():
-        if known and not ref.startswith((".", "/")):
+        if found and not ref.startswith((".", "/")):
             raise GateError(
                 f"{ref} is a path and a git ref: write ./{ref} or refs/heads/{ref} or refs/tags/..."
             )
         return read(here)
-    if not known:
+    if found is None:
         raise NoVersion(
             f"{ref} is no folder, no image and no git ref here: if it is a branch or a tag, fetch "
             "it (in CI with the whole history)"
         )
-    found = _commit(commit, source)
     with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
         base = Path(scratch)
         if not path:
             top = Path(_git(source, "rev-parse", "--show-toplevel").decode().strip())
             path = str(source.resolve().relative_to(top.resolve()))
-        _unpack(source, str(found), path, base)
+        _unpack(source, found, path, base)
         return read(base / path, ref)
 
 
@@ -66,6 +70,8 @@ def _commit(ref: str, near: Path) -> str | None:
         return None
     try:
         return _git(near, "rev-parse", "--verify", "--quiet", f"{ref}^{{commit}}").decode().strip()
+    except ToolMissing:
+        raise
     except GateError:
         return None
 

@@ -77,7 +77,17 @@ def wire(pair: Pair) -> Iterator[Change]:
     for line in _run(pair):
         found = json.loads(line)
         where = places.at(found.get("path", ""), found.get("start_line"), found.get("start_column"))
-        yield change(found["type"], _judged(pair, found, where), pair.old.name)
+        if not (pair.stored and _of_calls(pair, found["type"], where)):
+            yield change(found["type"], _judged(pair, found, where), pair.old.name)
+
+
+def _of_calls(pair: Pair, rule: str, where: str) -> bool:
+    """Whether it is about calls alone, which do not matter to what is stored."""
+    if rule.startswith(("RPC_", "SERVICE_")):
+        return True
+    known = {**pair.new.messages, **pair.new.enums}
+    owner = where if where in known else where.rpartition(".")[0]
+    return owner in known and not pair.roles(owner)
 
 
 def rules() -> frozenset[str]:

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 
 from google.protobuf import descriptor_pb2
 
-from mesh.compat.pair import Pair
-from mesh.compat.roles import Role
+from mesh.compat.pair import FOREIGN, Pair
+from mesh.compat.roles import Role, extensions, is_option
 from mesh.compat.rules.rule import Found, Rule
 from mesh.compat.verdicts import Verdict
+from mesh.contracts.bindings import HTTP
 from mesh.contracts.schema import FieldNode
 
 _GATE = {
@@ -49,6 +50,23 @@ def _policy_added(pair: Pair) -> Iterator[Found]:
         if Role.POLICY in roles and Role.REPLICATED not in roles:
             yield from _added(
                 pair, field, "the option is new: an older Isthmus refuses contracts that use it"
+            )
+
+    known = {(each.extendee, each.number) for each, _ in extensions(pair.old.schema)}
+    # Images may leave the definition of a standard option out, as the project's own does.
+    known.add((".google.protobuf.MethodOptions", HTTP))
+    for each, source in extensions(pair.new.schema):
+        if (each.extendee, each.number) in known or source.file.startswith(FOREIGN):
+            continue
+        extended = each.extendee.lstrip(".")
+        verdict = Verdict.GATED if is_option(each) else pair.by_roles(extended, _FIELD)
+        if verdict is not None:
+            yield Found(
+                f"{extended}.{each.name}",
+                "the extension is new: older versions do not know what it says",
+                verdict,
+                _REMEDY[verdict],
+                source.at(),
             )
 
 

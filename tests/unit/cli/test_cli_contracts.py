@@ -141,6 +141,16 @@ def test_a_git_ref_is_what_was_there(
     assert code == Exit.USAGE and "is a path and a git ref" in errors
 
 
+def test_without_git_a_folder_is_a_version_and_a_ref_is_not(
+    old: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert run(["contracts", "check", str(old), "--against", str(old)]) == Exit.OK
+    capsys.readouterr()
+    code, errors = failed(capsys, "check", old, "--against", "main")
+    assert code == Exit.NOT_READY and "git is missing" in errors
+
+
 def test_images_are_versions_too(
     old: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

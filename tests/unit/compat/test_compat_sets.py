@@ -46,9 +46,12 @@ def test_of_stored_versions_messages_matter_and_calls_do_not(tmp_path: Path) -> 
         "title = 2 [(isthmus.options.v1.field).merge = MERGE_LATEST",
         "title = 2 [(isthmus.options.v1.field).merge = MERGE_FIRST",
     )
-    new = version(tmp_path / "new", CALLERS, merged)
+    amount = (AMOUNT, "  string amount = 3;\n")
+    new = version(tmp_path / "new", CALLERS, merged, amount)
     assert set(found(new, stored=(old,))) == {"MERGE_CHANGED"}
-    assert set(found(new, old)) == {"MERGE_CHANGED", "CALLER_REMOVED"}
+    assert set(found(new, old)) == {"MERGE_CHANGED", "CALLER_REMOVED", "FIELD_SAME_TYPE"}
+    kept = version(tmp_path / "kept", ("string title = 2", "bytes title = 2"))
+    assert set(found(kept, stored=(old,))) == {"FIELD_SAME_TYPE"}
 
 
 def test_roles_are_those_of_the_contract() -> None:
@@ -81,6 +84,20 @@ def test_an_unreached_message_may_be_anything(tmp_path: Path) -> None:
     old, new = version(tmp_path / "old", lone), version(tmp_path / "new", more)
     (entry,) = check(Question(new, [str(old)]), TODAY).entries
     assert entry.change.verdict is Verdict.GATED
+
+
+def test_new_extensions_are_told(tmp_path: Path) -> None:
+    head = (
+        "package shop.v1;",
+        'package shop.v1;\nimport "google/protobuf/descriptor.proto";\n'
+        "extend google.protobuf.MethodOptions {\n  bool audited = 60001;\n}",
+    )
+    old, new = version(tmp_path / "old"), version(tmp_path / "new", head)
+    (entry,) = check(Question(new, [str(old)]), TODAY).entries
+    assert (entry.change.rule, entry.change.verdict) == ("POLICY_FIELD_ADDED", Verdict.GATED)
+    assert entry.change.location.line == 1 + (new / "shop.proto").read_text()[
+        : (new / "shop.proto").read_text().index("bool audited")
+    ].count("\n")
 
 
 class Counted:
