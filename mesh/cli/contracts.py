@@ -123,5 +123,7 @@ def _print(document: Document, format: Format) -> int:
     from mesh.cli.terminal import printable
     from mesh.compat.render import FORMATS
 
-    print(printable(FORMATS[format.value](document)), end="")
+    said = FORMATS[format.value](document)
+    for_programs = format in (Format.JSON, Format.GITLAB, Format.SARIF, Format.JUNIT)
+    print(said if for_programs else printable(said), end="")
     return Exit.OK if document.passes else Exit.FAILED

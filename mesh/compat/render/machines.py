@@ -151,7 +151,8 @@ def _fingerprint(note: Note) -> str:
 
 
 def _dump(value: Any) -> str:
-    return encoding.dumps(value, indent=2, ensure_ascii=False) + "\n"
+    # DEL is the one control character that JSON leaves as it is.
+    return encoding.dumps(value, indent=2).replace("\x7f", "\\u007f") + "\n"
 
 
 def _data(value: str) -> str:
@@ -163,5 +164,5 @@ def _property(value: str) -> str:
 
 
 def _clean(value: str) -> str:
-    """Without what XML cannot hold."""
-    return "".join(c if c >= " " or c in "\n\t" else " " for c in value)
+    """Without what XML cannot hold, or a terminal should not."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in value)

@@ -48,6 +48,16 @@ def test_codes(old: Path, new: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "let it call until no region sees it call" in text and f"against {old}" in text
 
 
+def test_quiet_tells_what_stops_and_nothing_else(
+    old: Path, new: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    safe = version(tmp_path / "safe", ('owner: "stores"', 'owner: "sales"'))
+    assert run(["contracts", "check", str(safe), "--against", str(old), "--quiet"]) == Exit.OK
+    assert len(capsys.readouterr().out.splitlines()) == 1
+    assert run(["contracts", "check", str(new), "--against", str(old), "--quiet"]) == Exit.FAILED
+    assert "CALLER_REMOVED" in capsys.readouterr().out
+
+
 def test_a_contract_that_is_refused_by_itself_is_no_pass(
     old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -97,12 +107,21 @@ def test_formats(format: Format, old: Path, new: Path, capsys: pytest.CaptureFix
 def test_what_is_told_cannot_break_a_format(
     old: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    odd = version(tmp_path / "odd", ('owner: "stores"', 'owner: "a|b\\n::error::<x>"'))
+    owner = 'owner: "a|b\\n::error::<x>\\x1b[31m\\x7f\\x01"'
+    odd = version(tmp_path / "odd", ('owner: "stores"', owner))
+    for format in ("json", "gitlab", "sarif"):
+        assert run(["contracts", "check", str(odd), "--against", str(old), "-f", format]) == Exit.OK
+        out = capsys.readouterr().out
+        assert not {"\x1b", "\x7f", "\x01"} & set(out)
+        assert json.loads(out)
     for format in ("github", "markdown", "junit"):
         assert run(["contracts", "check", str(odd), "--against", str(old), "-f", format]) == Exit.OK
         out = capsys.readouterr().out
         assert "\n::error::" not in out
+        assert "\x1b" not in out and "\x01" not in out
         assert format == "github" or "<x>" not in out
+        if format == "junit":
+            assert ElementTree.fromstring(out).tag == "testsuite"  # noqa: S314 - our own making
 
 
 def git(folder: Path, *arguments: str) -> None:
