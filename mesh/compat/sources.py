@@ -29,7 +29,7 @@ def read(source: Path, name: str = "") -> Side:
         image = _parsed(_bytes(source), name or str(source))
     else:
         raise NoVersion(f"{source} does not exist: name a folder of proto files or an image")
-    return _sound(name or str(source), image)
+    return sound(name or str(source), image)
 
 
 def read_ref(ref: str, source: Path) -> Side:
@@ -147,8 +147,8 @@ def _parsed(data: bytes, name: str) -> descriptor_pb2.FileDescriptorSet:
     return image
 
 
-def _sound(name: str, image: descriptor_pb2.FileDescriptorSet) -> Side:
-    """What has options of a newer Isthmus cannot be judged by this one."""
+def sound(name: str, image: descriptor_pb2.FileDescriptorSet) -> Side:
+    """An image as a version. Raises `GateError` if it has options of a newer Isthmus."""
     side = Side(name, image)
     subject = Subject(side.schema, None, frozenset())
     unknown = next(rule for rule in supported.RULES if rule.id == "OPTION_UNKNOWN")
