@@ -72,7 +72,9 @@ async def _start(
             }
         )
     )
-    return await EnvoyProcess.start(bootstrap, folder / "envoy.log", folder)
+    return await EnvoyProcess.start(
+        bootstrap, folder / "envoy.log", folder, ["--disable-hot-restart"]
+    )
 
 
 def _listener(address: dict[str, Any], tls: dict[str, Any] | None) -> dict[str, Any]:
