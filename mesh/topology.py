@@ -116,6 +116,10 @@ class Topology:
         versions = (v.instance for v in self.traffic.versions if v.region == region)
         return (*self.workloads, EDGE, *versions)
 
+    def has(self, region: str, instance: str) -> bool:
+        """Whether there is such a sidecar."""
+        return region in self.region_names and instance in self.instances(region)
+
     def failover_order(self, home: str) -> tuple[str, ...]:
         """`home`, then the others in the order of the file, beginning after `home`."""
         names = self.region_names

@@ -104,8 +104,7 @@ def _validate(new: Deployable, made: Plan) -> None:
     place = Layout.of(new.topology).place
     with tempfile.TemporaryDirectory(prefix="isthmus-") as scratch:
         for each in made.sidecars:
-            known = each.workload in new.topology.instances(each.region)
-            if known and each.region in new.topology.region_names:
+            if new.topology.has(each.region, each.workload):
                 where = place(each.region, each.workload)
                 accepted(new.contract, new.topology, where, Path(scratch) / str(each))
 

@@ -21,6 +21,7 @@ from envoy_data_plane.envoy.extensions.resource_monitors.downstream_connections 
 )
 from envoy_data_plane.envoy.extensions.resource_monitors.fixed_heap import v3 as fixed_heap
 
+from mesh.contracts.exceptions import CONTROL
 from mesh.contracts.model import Contract
 from mesh.envoy import clusters
 from mesh.envoy.discovery import FOR_EVER, from_ads, relative
@@ -92,6 +93,12 @@ class ControlPlane:
                 f"a control plane at {self.address} needs "
                 + ("an identity to verify" if self.identity is None else "no identity")
             )
+
+
+def control_plane_of(topology: Topology, region: str) -> ControlPlane:
+    """The control plane of a region that has one."""
+    identity = WorkloadId(topology.trust_domain, region, CONTROL)
+    return ControlPlane(topology.inbound(region, CONTROL), identity)
 
 
 def compile_discovering(place: Place, control: ControlPlane) -> Configuration:

@@ -13,7 +13,7 @@ from mesh.agent import State as SidecarState
 from mesh.contracts.exceptions import CONTROL
 from mesh.contracts.model import Contract
 from mesh.envoy import ControlPlane
-from mesh.identity.spiffe import WorkloadId
+from mesh.envoy.bootstrap import control_plane_of
 from mesh.local.child import (
     FIRST_BACKOFF,
     LAST_BACKOFF,
@@ -295,8 +295,7 @@ def control_plane(topology: Topology, place: Place) -> ControlPlane | None:
     """Where an instance's sidecar discovers its configuration; None: it starts from a file."""
     if place.workload in PLATFORM or CONTROL not in topology.workloads:
         return None
-    identity = WorkloadId(topology.trust_domain, place.region, CONTROL)
-    return ControlPlane(topology.inbound(place.region, CONTROL), identity)
+    return control_plane_of(topology, place.region)
 
 
 def describe(death: Death) -> str:

@@ -9,13 +9,11 @@ from enum import Enum
 from typing import Any
 
 from mesh.contracts.differences import ABSENT, Difference, differences
-from mesh.contracts.exceptions import CONTROL
 from mesh.contracts.model import Contract
 from mesh.envoy.bootstrap import BOOTSTRAP as BOOTSTRAP_FILE
-from mesh.envoy.bootstrap import ControlPlane, compile_discovering
+from mesh.envoy.bootstrap import compile_discovering, control_plane_of
 from mesh.envoy.discovery import Discovered, standing
 from mesh.envoy.running import BOOTSTRAP, Running, compiled, served, started_from
-from mesh.identity.spiffe import WorkloadId
 from mesh.topology import Topology
 from mesh.xds.compiler import Compiler
 from mesh.xds.fleet import Instance
@@ -78,10 +76,7 @@ class Compiled:
 
     def snapshot(self, instance: Instance) -> Snapshot | None:
         """What it says that a sidecar should have; None if there is no such sidecar in it."""
-        if (
-            instance.region not in self._topology.region_names
-            or instance.workload not in self._topology.instances(instance.region)
-        ):
+        if not self._topology.has(instance.region, instance.workload):
             return None
         return self._compiler.snapshot(
             self._contract, self._topology, instance.region, instance.workload
@@ -92,8 +87,7 @@ class Compiled:
         found = self._started.get(instance)
         if found is None:
             topology = self._topology
-            identity = WorkloadId(topology.trust_domain, instance.region, CONTROL)
-            control = ControlPlane(topology.inbound(instance.region, CONTROL), identity)
+            control = control_plane_of(topology, instance.region)
             place = standing(topology, instance.region, instance.workload)
             found = started_from(compile_discovering(place, control).bootstrap)
             self._started[instance] = found

@@ -98,8 +98,7 @@ def _version(revision: Revision, instance: Instance) -> str | None:
 
 def _texts(what: Deployable, instance: Instance) -> dict[str, str]:
     topology = what.topology
-    known = instance.workload in topology.instances(instance.region)
-    if not known or instance.region not in topology.region_names:
+    if not topology.has(instance.region, instance.workload):
         return {}
     found = discovered(what.contract, topology, instance.region, instance.workload)
     return {f"{each.type_url.rpartition('.')[2]}/{each.name}": text(each.message) for each in found}
