@@ -20,6 +20,7 @@ from mesh.compat.places import Places
 from mesh.compat.roles import Role
 from mesh.compat.rules.rule import Found
 from mesh.compat.verdicts import Verdict
+from mesh.contracts.compiling import BUF_IS_IMPORT
 from mesh.contracts.model import Location
 from mesh.contracts.schema import MessageNode
 
@@ -67,8 +68,6 @@ _REMEDY = {
     Verdict.BREAKING: "keep it as it was, and add what is new beside it",
 }
 _DELETED = re.compile(r'^Previously present (field|enum value) "(-?\d+)"')
-# buf's image extension on FileDescriptorProto: field 8042, a message whose field 1 is `is_import`.
-_IMPORT = bytes([0xD2, 0xF6, 0x03, 0x02, 0x08, 0x01])
 
 
 def wire(pair: Pair) -> Iterator[Change]:
@@ -182,5 +181,5 @@ def _image(image: descriptor_pb2.FileDescriptorSet) -> bytes:
         kept.CopyFrom(file)
         kept.DiscardUnknownFields()
         if file.name.startswith(FOREIGN):
-            kept.MergeFromString(_IMPORT)
+            kept.MergeFromString(BUF_IS_IMPORT)
     return result.SerializeToString(deterministic=True)

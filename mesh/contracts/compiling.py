@@ -40,6 +40,10 @@ _WELL_KNOWN = (
 )
 _OWN = "isthmus/"
 
+BUF_IS_IMPORT = bytes([0xD2, 0xF6, 0x03, 0x02, 0x08, 0x01])
+"""To be added to an encoded file that buf shall not judge: its image extension on
+FileDescriptorProto, field 8042, a message whose field 1 is `is_import`."""
+
 
 def compile_protos(
     root: Path, files: Iterable[str], scratch: Path

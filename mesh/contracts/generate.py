@@ -20,7 +20,7 @@ from pathlib import Path
 
 from google.protobuf import descriptor_pb2
 
-from mesh.contracts.compiling import compile_protos, protoc
+from mesh.contracts.compiling import BUF_IS_IMPORT, compile_protos, protoc
 
 ROOT = Path(__file__).resolve().parents[2]
 PROTO = ROOT / "proto"
@@ -28,8 +28,6 @@ PACKAGE = ROOT / "gen" / "python" / "isthmus"
 IMAGE_NAME = "contracts.binpb"
 BUF_IMAGE = ROOT / "build" / "contracts.buf.binpb"
 
-# buf's image extension on FileDescriptorProto: field 8042, a message whose field 1 is `is_import`.
-_BUF_IS_IMPORT = bytes([0xD2, 0xF6, 0x03, 0x02, 0x08, 0x01])
 
 _FOREIGN = ("buf/", "google/api/")
 
@@ -89,7 +87,7 @@ def _write_buf_image(full: descriptor_pb2.FileDescriptorSet) -> None:
     for file in full.file:
         encoded = file.SerializeToString(deterministic=True)
         if file.name not in own:
-            encoded += _BUF_IS_IMPORT
+            encoded += BUF_IS_IMPORT
         image += b"\x0a" + _varint(len(encoded)) + encoded
     BUF_IMAGE.parent.mkdir(parents=True, exist_ok=True)
     BUF_IMAGE.write_bytes(bytes(image))

@@ -12,20 +12,20 @@ from google.protobuf import descriptor_pb2
 
 from mesh.compat import sources, wire
 from mesh.compat.rules import RULES
+from mesh.contracts.compiling import BUF_IS_IMPORT
 
 FIXTURES = Path(__file__).parents[2] / "compat"
 PLUGIN = [sys.executable, "-m", "mesh.compat.buf_plugin.main"]
 CONFIG = json.dumps(
     {"version": "v2", "plugins": [{"plugin": PLUGIN}], "breaking": {"use": ["ISTHMUS"]}}
 )
-_IMPORT = bytes([0xD2, 0xF6, 0x03, 0x02, 0x08, 0x01])
 
 
 def image(folder: Path, into: Path, *, unknown: bool = False) -> Path:
     found = sources.read(folder).image
     for file in found.file:
         if not file.name.startswith("shop"):
-            file.MergeFromString(_IMPORT)
+            file.MergeFromString(BUF_IS_IMPORT)
         elif unknown:  # option 51905 of a newer Isthmus
             file.message_type[0].options.MergeFromString(b"\x88\xac\x19\x01")
     into.write_bytes(found.SerializeToString())
